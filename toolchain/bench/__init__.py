@@ -1,0 +1,1 @@
+"""The one timing loop, in a process of its own."""

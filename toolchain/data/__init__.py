@@ -1,0 +1,1 @@
+"""Rows from disk to padded batches."""

@@ -1,0 +1,1 @@
+"""The demonstration: a real encoder on a task that is generated here."""

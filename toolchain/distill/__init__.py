@@ -1,0 +1,1 @@
+"""What is transferred, how it is compared, and the one loop that trains."""

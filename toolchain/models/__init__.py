@@ -1,0 +1,1 @@
+"""Teachers and students: where their parts are, how they are read and built."""

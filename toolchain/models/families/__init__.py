@@ -1,0 +1,1 @@
+"""One file per architecture: where things live in it, nothing else."""

@@ -1,0 +1,1 @@
+"""From one exported file to a smaller or faster one."""

@@ -1,0 +1,161 @@
+"""Recipe: everything a run was asked to do, as plain data with names unresolved.
+
+The same keys are options of the command line, keys of a YAML file and `key=value` overrides. A
+run saves its resolved recipe, so that any run can be repeated from one file.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from toolchain.config import Config, apply_overrides, parse, read_yaml
+
+__all__ = [
+    "Benchmark",
+    "Columns",
+    "Data",
+    "Gates",
+    "Recipe",
+    "StageTraining",
+    "StudentShape",
+    "Training",
+    "load_recipe",
+]
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Stage = Literal["general", "inter", "pred"]
+
+
+class Columns(Config):
+    """Column names of the data, where they are not the usual ones."""
+
+    text: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+
+
+class Data(Config):
+    """Where the task's rows lie, and raw text for a general stage."""
+
+    path: str
+    raw: str | None = None
+    columns: Columns = Columns()
+    max_tokens: Positive | None = None
+
+
+class StudentShape(Config):
+    """Shape and initialisation of the student; what is not given is taken from the teacher."""
+
+    layers: Positive | None = None
+    hidden: Positive | None = None
+    heads: Positive | None = None
+    ffn: Positive | None = None
+    init: Literal["auto", "teacher_uniform", "teacher_first_k", "random"] = "auto"
+
+
+class Training(Config):
+    """How one stage is trained. `warmup` is a part of the steps, `clip` a gradient norm."""
+
+    epochs: float = Field(3.0, gt=0)
+    batch_size: Positive = 32
+    lr: float = Field(1e-4, gt=0)
+    warmup: float = Field(0.06, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    evals: Positive = 4
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    tensorboard: bool = False
+
+
+class StageTraining(Config):
+    """What one stage does differently from `train`."""
+
+    epochs: float | None = Field(None, gt=0)
+    batch_size: Positive | None = None
+    lr: float | None = Field(None, gt=0)
+    warmup: float | None = Field(None, ge=0, lt=1)
+
+
+class Gates(Config):
+    """Limits a variant must keep.
+
+    `max_abs` bounds fp32 logits against PyTorch; `mean_cosine`, `agreement` and `max_drop` (of the
+    task metric, absolute) bound a quantised variant against its fp32 parent; `min_kept` and
+    `latency_ms` bound the shipped variant: the part of the teacher's metric and p50 on the host.
+    """
+
+    max_abs: float = Field(1e-4, gt=0)
+    mean_cosine: Fraction = 0.99
+    agreement: Fraction = 0.97
+    max_drop: float = Field(0.01, ge=0)
+    min_kept: Fraction | None = None
+    latency_ms: float | None = Field(None, gt=0)
+
+
+class Benchmark(Config):
+    """Which loads are timed, for how long. `tokens` are fixed lengths beside the data's own."""
+
+    tokens: list[Positive] = [16, 32, 64, 128]
+    min_seconds: float = Field(2.0, gt=0)
+    min_runs: Positive = 100
+    rounds: Positive = 10
+
+
+class Recipe(Config):
+    """One whole run."""
+
+    teacher: str
+    data: Data
+    student: StudentShape = StudentShape()
+    method: str = "auto"
+    method_options: dict[str, dict[str, Any]] = {}
+    train: Training = Training()
+    stages: dict[Stage, StageTraining] = {}
+    finetune: StageTraining = StageTraining()
+    baseline: bool = True
+    precisions: list[Literal["int8", "fp32"]] = ["int8", "fp32"]
+    gates: Gates = Gates()
+    benchmark: Benchmark = Benchmark()
+    targets: list[str] = ["host"]
+    max_steps: Positive | None = None
+    seed: int = Field(0, ge=0)
+    threads: Positive | None = None
+
+    @field_validator("targets")
+    @classmethod
+    def _one_target_at_least(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one target")
+        if len(set(value)) != len(value):
+            raise ValueError("a target is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> "Recipe":
+        if "fp32" not in self.precisions:
+            raise ValueError("precisions must hold fp32: every other variant is proved against it")
+        return self
+
+
+def load_recipe(path: Path | None, options: dict[str, Any], overrides: list[str]) -> Recipe:
+    """Build a recipe from a file, the options of the command line and `key=value` overrides.
+
+    Later sources win. Raises UsageError for an unreadable file, an unknown key or a wrong value.
+    """
+    values = read_yaml(path) if path else {}
+    values = _merge(values, options)
+    values = apply_overrides(values, overrides)
+    return parse(Recipe, values, where=str(path) if path else "options")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged

@@ -1,0 +1,71 @@
+"""Percentiles, ratios and intervals: pure functions over samples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Ratio", "enough_for", "median", "percentile", "ratio_of_rounds", "wilson"]
+
+# A percentile is printed only when at least this many samples lie beyond it on the thinner side.
+_TAIL = 10
+
+
+def enough_for(count: int, q: float) -> bool:
+    """Return whether `count` samples support the `q`-th percentile (0 < q < 100).
+
+    At least ten samples must lie beyond it: p50 needs 20, p90 needs 100, p99 needs 1000.
+    """
+    return count * min(q, 100 - q) / 100 >= _TAIL
+
+
+def percentile(samples: Sequence[float], q: float) -> float | None:
+    """Return the `q`-th percentile (linear interpolation), or None without enough samples."""
+    if not enough_for(len(samples), q):
+        return None
+    ordered = sorted(samples)
+    position = (len(ordered) - 1) * q / 100
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def median(samples: Sequence[float]) -> float:
+    """Return the median of at least one sample."""
+    ordered = sorted(samples)
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of per-round ratios with the spread between its quartiles."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def ratio_of_rounds(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
+    """Compare two alternately measured series, one figure each per round.
+
+    Dividing within a round cancels what slowed the whole machine in that round; the quartiles of
+    the ratios say how much noise is left.
+    """
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    middle = len(ratios) // 2
+    lower = ratios[: middle + len(ratios) % 2]
+    return Ratio(median(ratios), median(lower), median(ratios[middle:]), len(ratios))
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (95 % for z = 1.96)."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    scale = 1 + z * z / trials
+    centre = (p + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,1 @@
+"""Outputs against the parent's, the task metric, and the gates."""
