@@ -115,6 +115,7 @@ class Recipe(Config):
     train: Training = Training()
     stages: dict[Stage, StageTraining] = {}
     finetune: StageTraining = StageTraining()
+    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
     baseline: bool = True
     precisions: list[Literal["int8", "fp32"]] = ["int8", "fp32"]
     gates: Gates = Gates()

@@ -1,0 +1,1 @@
+"""The folder that runs on the device: model, tokenizer, golden vectors, sample, self-test."""
