@@ -1,0 +1,100 @@
+"""A training state in one file: written aside, synced, renamed; tensors as safetensors, no pickle.
+
+It holds weights, projections, optimiser moments, random state and what was logged. The data order
+needs no state of its own: it follows from the seed and the step.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from toolchain.artifact import write_atomic
+
+__all__ = ["TrainingState", "restore", "store"]
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands, beside its tensors."""
+
+    step: int = 0
+    best_metric: float | None = None
+    best_step: int = 0
+    points: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+
+
+def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def store(
+    path: Path,
+    state: TrainingState,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Write the state. Raises ResourceError when the disk is full; the old file then stays."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in _flat(modules).items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        for i, device_state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"rng.cuda.{i}"] = device_state
+    if optimizer is not None:
+        for index, moments in optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
+    # Tied weights share memory, which safetensors refuses: each is stored by itself.
+    unique = {name: tensor.clone() for name, tensor in tensors.items()}
+    write_atomic(path, save(unique, metadata={"state": json.dumps(vars(state))}))
+
+
+def restore(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> TrainingState | None:
+    """Read the state into the modules and the optimiser; None when there is none to read."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = TrainingState(**json.loads(file.metadata()["state"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        # A foreign or damaged file cannot come from our own atomic write: start over.
+        return None
+    for prefix, module in modules.items():
+        start = f"{prefix}."
+        part = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        module.load_state_dict(part, strict=True)
+    if optimizer is not None:
+        _restore_optimizer(optimizer, tensors)
+        torch.set_rng_state(tensors["rng.cpu"])
+        for i in range(torch.cuda.device_count()):
+            if f"rng.cuda.{i}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"rng.cuda.{i}"], i)
+    return state
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})

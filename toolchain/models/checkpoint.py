@@ -1,0 +1,297 @@
+"""A model folder inspected before any weight is loaded: configuration, header, digests.
+
+A safetensors file starts with 8 bytes of header length and a JSON header of names, types, shapes
+and offsets, so missing tensors and cut files are found by reading a few kilobytes. A flipped bit
+inside the weights shows only against a recorded digest; where a folder has none, values that are
+not finite are all that can be found.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.artifact import MANIFEST, Artifact, file_sha256, folder_digest
+from toolchain.errors import IntegrityError, UsageError
+from toolchain.models.family import Family, family_of
+from toolchain.spec import ModelSpec
+
+__all__ = ["Checkpoint", "inspect", "locate"]
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
+_HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "README.md",
+    "LICENSE*",
+]
+_DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_GENERIC = re.compile(r"^LABEL_\d+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a model folder holds. `labels` is empty for a bare encoder."""
+
+    root: Path
+    source: str
+    family: Family
+    config: Mapping[str, Any]
+    spec: ModelSpec
+    tensors: Mapping[str, tuple[int, ...]]
+    labels: Mapping[int, str]
+    digest: str
+    bytes: int
+    licence: str
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can classify as it is."""
+        return bool(self.labels)
+
+
+def locate(source: str) -> Path:
+    """Return the local folder of a path or hub id, fetching the latter (safetensors only)."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UsageError(f"teacher {source}: a file, expected a model folder or a hub id")
+    if not _HUB_ID.match(source):
+        raise UsageError(f"teacher {source}: no such folder", "give a model folder or a hub id")
+    # Imported here: a local folder must not need the hub client's second of start-up.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UsageError(
+            f"teacher {source}: no such folder, and the hub did not give it: {reason}"
+        ) from None
+
+
+def inspect(source: str) -> Checkpoint:
+    """Read everything but the weights' values. Raises UsageError for a folder that can't be used.
+
+    The weights are read once, for their digest and for values that are not finite.
+    """
+    root = locate(source)
+    where = f"teacher {source}"
+    if not any(root.iterdir()):
+        raise UsageError(f"{where}: the folder is empty", "give a folder with config.json")
+    config = _config(root, where)
+    files = _weight_files(root, where)
+    _check_manifest(root, where)
+    _check_tokenizer(root, where)
+    tensors: dict[str, tuple[int, ...]] = {}
+    digests: dict[str, str] = {}
+    for file in files:
+        tensors.update(_read_header(file, where))
+        _check_finite(file, where)
+        digests[file.name] = file_sha256(file)
+    for extra in ("config.json", "tokenizer.json", "vocab.txt"):
+        if (root / extra).is_file():
+            digests[extra] = file_sha256(root / extra)
+    family = family_of(str(config.get("model_type", "")))
+    labels = _labels(config, family, tensors, where)
+    spec = family.spec(config, num_labels=len(labels))
+    problem = spec.problem()
+    if problem:
+        raise UsageError(f"{where}: config.json: {problem}")
+    _check_tensors(family, spec, tensors, where)
+    return Checkpoint(
+        root=root,
+        source=source,
+        family=family,
+        config=config,
+        spec=spec,
+        tensors=tensors,
+        labels=labels,
+        digest=folder_digest(digests),
+        bytes=sum(file.stat().st_size for file in files),
+        licence=_licence(root),
+    )
+
+
+def _config(root: Path, where: str) -> dict[str, Any]:
+    path = root / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{where}: no config.json", "give a Hugging Face model folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{where}: config.json is not JSON: {error}") from None
+    if not isinstance(config, dict) or not config.get("model_type"):
+        raise UsageError(f"{where}: config.json names no model_type")
+    if config.get("auto_map"):
+        raise UsageError(
+            f"{where}: config.json asks to run code of its own (auto_map)",
+            "toolchain runs no code from checkpoints; use a model that transformers knows",
+        )
+    return config
+
+
+def _weight_files(root: Path, where: str) -> list[Path]:
+    index = root / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UsageError(f"{where}: {index.name} is not an index: {error}") from None
+        missing = [name for name in names if Path(name).name != name or not (root / name).is_file()]
+        if missing:
+            raise UsageError(f"{where}: shard {missing[0]!r} is missing")
+        return [root / name for name in names]
+    single = root / "model.safetensors"
+    if single.is_file():
+        return [single]
+    pickles = sorted(p.name for p in root.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if pickles:
+        raise UsageError(
+            f"{where}: only pickled weights ({pickles[0]}), which can run code when read",
+            "convert them to safetensors: load with transformers where you trust the file, "
+            "then save_pretrained",
+        )
+    raise UsageError(f"{where}: no model.safetensors")
+
+
+def _check_manifest(root: Path, where: str) -> None:
+    if not (root / MANIFEST).is_file():
+        return
+    try:
+        Artifact.open(root)
+    except IntegrityError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from None
+
+
+def _check_tokenizer(root: Path, where: str) -> None:
+    if not any((root / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise UsageError(f"{where}: no tokenizer.json or vocab.txt", "add the model's tokenizer")
+
+
+def _read_header(path: Path, where: str) -> dict[str, tuple[int, ...]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        if not 0 < length <= size - 8:
+            raise UsageError(f"{where}: {path.name} is cut short or not safetensors ({size} bytes)")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        shapes = {}
+        end = 0
+        for name, entry in header.items():
+            shape = tuple(int(n) for n in entry["shape"])
+            first, after = entry["data_offsets"]
+            if after - first != _DTYPE_BYTES[entry["dtype"]] * int(np.prod(shape, dtype=np.int64)):
+                raise ValueError(f"{name!r} does not have the bytes of its shape")
+            shapes[name] = shape
+            end = max(end, after)
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: the header of {path.name} is damaged: {error}") from None
+    expected = 8 + length + end
+    if size != expected:
+        raise UsageError(
+            f"{where}: {path.name} is cut short or damaged: {size} bytes, expected {expected}",
+            "fetch it again",
+        )
+    return shapes
+
+
+def _check_finite(path: Path, where: str) -> None:
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+    for name, entry in header.items():
+        first, after = entry["data_offsets"]
+        if entry["dtype"] == "F32" and after > first:
+            exponents = data[first:after].view("<u4") & np.uint32(0x7F800000)
+            if bool((exponents == 0x7F800000).any()):
+                raise UsageError(
+                    f"{where}: {name!r} in {path.name} holds values that are not finite",
+                    "the file is damaged or the training diverged",
+                )
+
+
+def _labels(
+    config: Mapping[str, Any], family: Family, tensors: Mapping[str, tuple[int, ...]], where: str
+) -> dict[int, str]:
+    weight = tensors.get(f"{family.head}weight")
+    if weight is None:
+        return {}
+    raw = config.get("id2label")
+    names = raw if isinstance(raw, dict) else {str(i): f"LABEL_{i}" for i in range(weight[0])}
+    if config.get("problem_type") not in (None, "single_label_classification"):
+        raise UsageError(
+            f"{where}: its problem_type is {config['problem_type']!r}",
+            "only single-label classification is supported yet",
+        )
+    try:
+        labels = {int(key): str(value) for key, value in names.items()}
+    except ValueError:
+        raise UsageError(f"{where}: id2label in config.json has ids that are not numbers") from None
+    if sorted(labels) != list(range(weight[0])):
+        raise UsageError(
+            f"{where}: id2label names {len(labels)} classes, the head has {weight[0]} rows"
+        )
+    return dict(sorted(labels.items()))
+
+
+def _check_tensors(
+    family: Family, spec: ModelSpec, tensors: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    # A bare encoder is saved without the backbone's prefix.
+    bare = not any(name.startswith(f"{family.backbone}.") for name in tensors)
+    for layer in range(1, spec.layers + 1):
+        prefix = family.block_prefix(layer)
+        if bare:
+            prefix = prefix.removeprefix(f"{family.backbone}.")
+        for part in (family.query, family.key, family.value):
+            name = f"{prefix}{part}.weight"
+            if name not in tensors:
+                raise UsageError(f"{where}: the weights lack {name!r}, which config.json promises")
+            if tensors[name] != (spec.width, spec.width):
+                raise UsageError(
+                    f"{where}: {name!r} has shape {list(tensors[name])}, "
+                    f"config.json says {[spec.width, spec.width]}"
+                )
+
+
+def _licence(root: Path) -> str:
+    card = root / "README.md"
+    if card.is_file():
+        match = re.search(
+            r"^license:\s*(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.M
+        )
+        if match:
+            return match[1]
+    return ""
