@@ -44,7 +44,7 @@ class Measurement:
 
     `samples_ns` are the raw durations in the order taken, `round_sizes` how many belong to each
     of the alternating rounds. Percentiles are derived, never stored alone, and None without
-    enough samples.
+    enough samples. `timer_ns` is what reading the clock itself costs; it is not subtracted.
     """
 
     model: str
@@ -55,6 +55,7 @@ class Measurement:
     load: Load
     samples_ns: tuple[int, ...]
     round_sizes: tuple[int, ...]
+    timer_ns: int | None = None
 
     def percentile_ms(self, q: float) -> float | None:
         """Return the `q`-th percentile in milliseconds, or None without enough samples."""
@@ -86,6 +87,7 @@ class Measurement:
             "p99_ms": self.percentile_ms(99),
             "throughput_per_s": runs * self.load.batch / total_s if total_s else None,
             "runs": runs,
+            "timer_ns": self.timer_ns,
             "round_sizes": list(self.round_sizes),
             "samples": list(self.samples_ns),
         }

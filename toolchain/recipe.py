@@ -46,13 +46,27 @@ class Data(Config):
 
 
 class StudentShape(Config):
-    """Shape and initialisation of the student; what is not given is taken from the teacher."""
+    """Shape and initialisation of the student; what is not given is taken from the teacher.
 
+    `path` is a student made elsewhere, whose weights are the start; it has a shape of its own.
+    """
+
+    path: str | None = None
     layers: Positive | None = None
     hidden: Positive | None = None
     heads: Positive | None = None
     ffn: Positive | None = None
     init: Literal["auto", "teacher_uniform", "teacher_first_k", "random"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_source_of_shape(self) -> "StudentShape":
+        if self.path and (self.layers or self.hidden or self.heads or self.ffn):
+            raise ValueError(
+                "path names a student that has a shape: drop layers, hidden, heads, ffn"
+            )
+        if self.path and self.init != "auto":
+            raise ValueError("path names the student's weights: drop init")
+        return self
 
 
 class Training(Config):

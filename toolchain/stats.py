@@ -4,7 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Ratio", "enough_for", "median", "percentile", "ratio_of_rounds", "wilson"]
+__all__ = [
+    "Ratio",
+    "enough_for",
+    "median",
+    "percentile",
+    "ratio_of_rounds",
+    "samples_for",
+    "wilson",
+]
 
 # A percentile is printed only when at least this many samples lie beyond it on the thinner side.
 _TAIL = 10
@@ -15,7 +23,13 @@ def enough_for(count: int, q: float) -> bool:
 
     At least ten samples must lie beyond it: p50 needs 20, p90 needs 100, p99 needs 1000.
     """
-    return count * min(q, 100 - q) / 100 >= _TAIL
+    return count >= samples_for(q)
+
+
+def samples_for(q: float) -> int:
+    """Return the smallest number of samples that supports the `q`-th percentile (0 < q < 100)."""
+    # Rounded, because 100 - 99.9 is not quite 0.1.
+    return math.ceil(round(_TAIL * 100 / min(q, 100 - q), 6))
 
 
 def percentile(samples: Sequence[float], q: float) -> float | None:

@@ -23,6 +23,7 @@ _PART = re.compile(r"^(?P<name>[a-z0-9_]+)(@(?P<weight>[0-9.eE+-]+))?$")
 class Composition:
     """Terms by stage, in the order of training; `notes` say what was merged."""
 
+    text: str
     stages: dict[Stage, tuple[Term, ...]]
     notes: tuple[str, ...]
 
@@ -47,7 +48,7 @@ def compose(text: str, options: Mapping[str, Mapping[str, Any]]) -> Composition:
     if not merged:
         raise UsageError(f"method {text!r}: the weights of all terms are zero")
     stages = {stage: tuple(t for t in merged if t.stage == stage) for stage in STAGES}
-    return Composition({stage: terms for stage, terms in stages.items() if terms}, notes)
+    return Composition(text, {stage: terms for stage, terms in stages.items() if terms}, notes)
 
 
 def _parse(part: str, whole: str) -> tuple[str, float]:

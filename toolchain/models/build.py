@@ -6,32 +6,18 @@ layers are as bad as random (methods.md section 6.4), so widths are never cut.
 
 import copy
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from toolchain import layermap
 from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
+from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.loading import quiet
 from toolchain.spec import ModelSpec
 
-__all__ = ["Init", "build_student", "copied_layers"]
-
-Init = Literal["teacher_uniform", "teacher_first_k", "random"]
-
-
-def copied_layers(init: Init, student: int, teacher: int) -> LayerMap:
-    """Return which teacher block each student block starts from; empty for a random start."""
-    match init:
-        case "teacher_uniform":
-            return layermap.uniform(student, teacher)
-        case "teacher_first_k":
-            return layermap.first(student, teacher)
-        case "random":
-            return LayerMap(())
+__all__ = ["build_student"]
 
 
 def build_student(

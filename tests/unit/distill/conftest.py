@@ -1,0 +1,81 @@
+"""Captures made by hand: random tensors that stand for one forward pass of two models."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolchain.distill.capture import Captures
+from toolchain.distill.compose import compose
+from toolchain.distill.distiller import Distiller, Loss
+from toolchain.distill.extract import Request
+from toolchain.distill.term import BoundTerm, bind
+from toolchain.spec import ModelSpec
+
+TEACHER = ModelSpec(
+    family="bert", layers=4, width=24, heads=2, ffn=48, vocab=50, max_tokens=32, num_labels=3
+)
+STUDENT = TEACHER.reshaped(layers=2)
+
+
+@dataclass
+class Side:
+    """All tensors of one side that any term may ask for."""
+
+    spec: ModelSpec
+    tensors: dict[Request, Tensor]
+
+    def captures(self) -> Captures:
+        return Captures(self.tensors, self.spec.heads)
+
+
+def make_side(spec: ModelSpec, rows: int, tokens: int, seed: int, *, grad: bool = False) -> Side:
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        tensor = torch.randn(*shape, generator=g, dtype=torch.float64)
+        return tensor.requires_grad_(grad)
+
+    tensors = {Request("logits"): draw(rows, spec.num_labels)}
+    tensors[Request("emb")] = draw(rows, tokens, spec.width)
+    for layer in range(1, spec.layers + 1):
+        for kind in ("hidden", "q", "k", "v"):
+            tensors[Request(kind, layer)] = draw(rows, tokens, spec.width)
+    return Side(spec, tensors)
+
+
+def bound_terms(method: str, student: ModelSpec = STUDENT, teacher: ModelSpec = TEACHER):
+    stages = compose(method, {}).stages
+    return {name: tuple(bind(t, student, teacher) for t in terms) for name, terms in stages.items()}
+
+
+def loss_of(
+    terms: tuple[BoundTerm, ...],
+    student: Side,
+    teacher: Side,
+    mask: Tensor,
+    labels: Tensor,
+    *,
+    distiller: Distiller | None = None,
+    denominators: dict[str, float] | None = None,
+    progress: float = 0.5,
+) -> Loss:
+    distiller = distiller or Distiller(terms).double()
+    own = {b.term.name: b.term.reduction.denominator(mask) for b in terms}
+    return distiller(
+        student.captures(), teacher.captures(), labels, mask, denominators or own, progress
+    )
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    mask = torch.ones(3, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    mask[2, 2:] = 0
+    return mask
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.tensor([0, 2, 1])

@@ -1,0 +1,86 @@
+"""The command line: one place that knows all commands and turns errors into exit codes.
+
+Commands import what is heavy only when they run, so that `--help` answers at once.
+"""
+
+import sys
+import traceback
+
+import click
+import typer
+from rich.console import Console
+
+from toolchain.cli import (
+    benchmark,
+    bundle,
+    compress,
+    design,
+    distill,
+    doctor,
+    export,
+    finetune,
+    methods,
+    quantize,
+    report,
+    targets,
+    verify,
+)
+from toolchain.cli.options import version
+from toolchain.errors import ToolchainError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 a step failed; 2 wrong usage or bad input; 3 a gate was not met "
+    "(artefacts kept, reason printed); 4 parity or integrity failure; 5 it would not fit (memory, "
+    "disk); 130 interrupted (state saved, run the same command again)."
+)
+
+app = typer.Typer(
+    name="toolchain",
+    help="Distil, export, quantise, verify, measure and bundle a transformer in one command.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(version)
+app.command("compress")(compress.run)
+app.command("finetune")(finetune.run)
+app.command("design")(design.run)
+app.command("distill")(distill.run)
+app.command("export")(export.run)
+app.command("quantize")(quantize.run)
+app.command("verify")(verify.run)
+app.command("benchmark")(benchmark.run)
+app.command("bundle")(bundle.run)
+app.command("report")(report.run)
+app.command("methods")(methods.run)
+app.command("targets")(targets.run)
+app.command("doctor")(doctor.run)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        result = app(args=arguments, standalone_mode=False)
+    except ToolchainError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        errors.print(f"error: {error.message}", markup=False, style="bold red")
+        if error.hint:
+            errors.print(f"  {error.hint}", markup=False)
+        return error.exit_code
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        errors.print("interrupted: the state is saved, run the same command again to go on")
+        return INTERRUPTED
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    return result if isinstance(result, int) else 0

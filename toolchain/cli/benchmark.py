@@ -1,0 +1,70 @@
+"""`toolchain benchmark`: several models by turns on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from toolchain.cli import options as o
+from toolchain.cli.console import err, out, table_text, working
+from toolchain.cli.stage import folder_digests, run_folder_step
+from toolchain.errors import UsageError
+
+__all__ = ["run"]
+
+
+def run(
+    models: Annotated[list[Path], typer.Argument(help="Model folders.", metavar="DIR...")],
+    data: Annotated[str, typer.Option("--data", help="Task data.", metavar="DIR|FILE|HUB_ID")],
+    output: o.Output = Path("measured"),
+    seconds: Annotated[float, typer.Option("--seconds", help="At least, per load.")] = 2.0,
+    threads: o.Threads = None,
+    seed: o.Seed = None,
+    json_: o.Json = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
+) -> None:
+    """Time models alternately, single-stream, on the task's lengths and at fixed ones."""
+    from toolchain.data.sources import load_task
+    from toolchain.recipe import Benchmark, Columns
+    from toolchain.steps.folders import labels_of, max_tokens_of, variant_of
+
+    names = [str(folder) for folder in models]
+    if len(set(names)) != len(names):
+        raise UsageError("a model is named twice")
+    inputs = folder_digests(**{name: Path(name) for name in names})
+    task = load_task(data, columns=Columns(), teacher_labels=labels_of(models[0]))
+    variants = [variant_of(folder, str(folder)) for folder in models]
+    settings = Benchmark(min_seconds=seconds)
+    from toolchain.steps.benchmark import benchmark, read_timing
+
+    with working(verbose=verbose) as progress:
+        artifact = run_folder_step(
+            output,
+            "benchmark",
+            {**inputs, "data": task.digest},
+            {"settings": settings.model_dump(), "threads": threads or 1, "seed": seed or 0},
+            lambda draft, work: benchmark(
+                draft,
+                variants=variants,
+                task=task,
+                settings=settings,
+                max_tokens=min(max_tokens_of(folder) for folder in models),
+                threads=threads or 1,
+                seed=seed or 0,
+                work=work,
+                progress=progress,
+            ),
+            json_=json_,
+            verbose=verbose,
+        )
+    timing = read_timing(artifact)
+    if not json_:
+        table = Table("model", "tokens", "p50 ms", "p90 ms", "p99 ms", "runs", box=None)
+        for m in timing.measurements:
+            figures = ("-" if p is None else f"{p:.3f}" for p in map(m.percentile_ms, (50, 90, 99)))
+            table.add_row(m.model, str(m.load.tokens), *figures, str(len(m.samples_ns)))
+        out(table_text(table))
+    for warning in timing.warnings:
+        err.print(f"warning: {warning}", markup=False)

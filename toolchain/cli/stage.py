@@ -1,0 +1,95 @@
+"""What the stage commands share: run one step into one folder and say what came out."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from toolchain.cli.console import err, out, working
+from toolchain.errors import UsageError
+
+if TYPE_CHECKING:
+    from toolchain.artifact import Artifact, Draft
+    from toolchain.plan import Plan
+
+__all__ = ["folder_digests", "needs_head", "run_folder_step", "run_stage"]
+
+
+def needs_head(plan: "Plan") -> None:
+    """Refuse a teacher that has still to be fine-tuned."""
+    if plan.finetune is not None:
+        raise UsageError(
+            f"teacher {plan.recipe.teacher}: a bare encoder without a head",
+            "give it one with toolchain finetune",
+        )
+
+
+def run_stage(
+    plan: "Plan",
+    output: Path,
+    stage: Literal["finetune", "design", "distill", "baseline"],
+    *,
+    json_: bool,
+    verbose: bool,
+) -> None:
+    """Do one step of a plan into `output` and print what it made."""
+    from toolchain.cli.showing import show_plan
+    from toolchain.pipeline import Run
+    from toolchain.rundir import OneFolder
+
+    err.print(show_plan(plan), markup=False)
+    with working(verbose=verbose) as progress:
+        run = Run(plan, OneFolder(output), progress)
+        steps: Mapping[str, Callable[[], None]] = {
+            "finetune": run.finetune,
+            "design": run.design,
+            "distill": run.distill,
+            "baseline": run.baseline,
+        }
+        steps[stage]()
+    _print(run.steps[-1].artifact, json_)
+
+
+def run_folder_step(
+    output: Path,
+    name: str,
+    inputs: Mapping[str, str],
+    config: object,
+    write: "Callable[[Draft, Path], None]",
+    *,
+    json_: bool,
+    verbose: bool,
+) -> "Artifact":
+    """Do one step that reads folders, and print what it made unless `json_` is the caller's."""
+    from toolchain.rundir import OneFolder, do_step
+
+    with working(verbose=verbose) as progress:
+        done = do_step(OneFolder(output), name, inputs, config, write, progress)
+    _print(done.artifact, json_)
+    return done.artifact
+
+
+def folder_digests(**folders: Path) -> dict[str, str]:
+    """Return a digest of each folder's content by the name it was given under."""
+    from toolchain.artifact import MANIFEST, Artifact, file_sha256, folder_digest
+
+    digests = {}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder")
+        if (folder / MANIFEST).is_file():
+            digests[name] = Artifact.open(folder).digest
+        else:
+            files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+            digests[name] = folder_digest(
+                {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
+            )
+    return digests
+
+
+def _print(artifact: "Artifact", json_: bool) -> None:
+    if json_:
+        found = {"folder": str(artifact.root), "digest": artifact.digest}
+        out(json.dumps({**found, "facts": dict(artifact.facts)}, indent=2))
+    else:
+        out(str(artifact.root))

@@ -1,0 +1,67 @@
+"""What a run will need, from shapes alone: every figure here is an estimate and is called one.
+
+Constants were fitted on a 2-core AVX512-BF16 machine (facts.md section 3) and are rough elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolchain.spec import ModelSpec
+
+__all__ = ["Estimate", "disk_bytes", "seconds", "training_bytes"]
+
+# torch, transformers, accelerate and the interpreter, resident.
+_PROCESS_BYTES = 700 << 20
+# Floats kept per token and feature for the backward pass of one block, dropout masks included.
+_ACTIVATIONS = 40
+# Part of the GEMM rate a forward pass and a training step reach.
+_FORWARD, _TRAINING = 0.6, 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes of memory and disk at the peak; seconds are None until the machine was probed."""
+
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float | None = None
+
+
+def training_bytes(
+    teacher: ModelSpec, student: ModelSpec, *, batch: int, tokens: int, bf16: bool
+) -> int:
+    """Return bytes at the peak of a training step: weights, gradients, moments, activations."""
+    weights = teacher.bytes() + 4 * student.bytes()
+    element = 2 if bf16 else 4
+    per_block = batch * tokens * (_ACTIVATIONS * student.width) * element
+    maps = batch * student.heads * tokens * tokens * element * 2
+    return _PROCESS_BYTES + weights + student.layers * (per_block + maps)
+
+
+def disk_bytes(
+    teacher: ModelSpec, student: ModelSpec, *, finetunes: bool, baseline: bool, targets: int
+) -> int:
+    """Return bytes on disk at the peak, working state of unfinished steps included."""
+    t, s = teacher.bytes(), student.bytes()
+    teacher_files = t + (t + 3 * t if finetunes else 0)
+    runs = 2 if baseline else 1
+    trained = s + runs * s + 4 * s
+    shipped = 2 * (s + s // 3) + s + targets * s
+    return teacher_files + trained + shipped
+
+
+def seconds(
+    stages: Sequence[tuple[int, int, ModelSpec | None, ModelSpec]],
+    *,
+    tokens: float,
+    flops_per_s: float,
+) -> float:
+    """Return seconds for stages given as (steps, batch, teacher or None, student)."""
+    total = 0.0
+    for steps, batch, teacher, student in stages:
+        rows = steps * batch
+        # A multiply-accumulate is two operations; backward costs twice the forward.
+        if teacher is not None:
+            total += rows * 2 * teacher.macs(round(tokens)) / (_FORWARD * flops_per_s)
+        total += rows * 6 * student.macs(round(tokens)) / (_TRAINING * flops_per_s)
+    return total

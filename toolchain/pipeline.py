@@ -1,0 +1,450 @@
+"""compress(): the whole road from a teacher to bundles and a report, in ordered steps.
+
+Every step reads finished folders and writes one. A step already done with the same inputs is
+skipped; a kill between or inside steps is resumed by the same call.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifact import Draft, file_sha256
+from toolchain.errors import GateNotMet, IntegrityError
+from toolchain.measurement import Verdict
+from toolchain.plan import Plan, StagePlan
+from toolchain.progress import Journal, Progress, Tee
+from toolchain.publish import publish
+from toolchain.report.report import Report
+from toolchain.rundir import Done, Place, claim, do_step
+from toolchain.spec import ModelSpec
+from toolchain.steps.benchmark import Timing, benchmark, read_timing
+from toolchain.steps.bundle import bundle, licences_of
+from toolchain.steps.design import design
+from toolchain.steps.export import FP32, INT8, export, quantize
+from toolchain.steps.report import Findings, gather
+from toolchain.steps.training import TrainingSetup, train_stages
+from toolchain.steps.variants import TEACHER, Variant
+from toolchain.steps.verify import Proof, read_proof, verify
+from toolchain.verify import gates
+from toolchain.verify.choice import Candidate, Shipping, choose
+
+__all__ = ["Outcome", "Run", "compress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished run leaves: the report, and where things lie."""
+
+    output: Path
+    report: Report
+    shipping: Mapping[str, Shipping]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints: where things lie and what ships where."""
+        shipped = {
+            name: {"model": s.model, "why": s.why, "bundle": str(self.output / "bundles" / name)}
+            for name, s in self.shipping.items()
+        }
+        report = str(self.output / "report" / "report.json")
+        return {"output": str(self.output), "report": report, "shipped": shipped}
+
+
+def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> Outcome:
+    """Do every step of the plan and publish the results into `output`.
+
+    Raises IntegrityError (4) when the export does not equal the student, GateNotMet (3) when what
+    ships misses a limit that was asked for; artefacts and report are kept in both cases.
+    """
+    with claim(output, plan.recipe) as folder:
+        telling = Tee(progress, Journal(output / "events.jsonl"))
+        run = Run(plan, folder, telling, tensorboard=output / "tensorboard")
+        run.finetune()
+        run.design()
+        run.distill()
+        run.baseline()
+        run.convert()
+        shipping, verdicts = run.judge()
+        run.pack(shipping)
+        report = gather(run.findings(command, shipping, verdicts))
+        publish(output, run.published(shipping), report, plan, run.steps, telling)
+    _raise_for(shipping, output)
+    return Outcome(output=output, report=report, shipping=shipping)
+
+
+def _raise_for(shipping: Mapping[str, Shipping], output: Path) -> None:
+    where = f"the report in {output / 'report'} has the figures"
+    for shipped in shipping.values():
+        if not shipped.proved:
+            raise IntegrityError(shipped.why, where)
+    missed = {
+        f"{v.gate}: {v.limit}, found {v.observed}" for s in shipping.values() for v in s.unmet
+    }
+    if missed:
+        raise GateNotMet(f"a gate was not met: {'; '.join(sorted(missed))}", where)
+    empty = [s.why for s in shipping.values() if s.model is None]
+    if empty:
+        raise GateNotMet("; ".join(empty), where)
+
+
+class Run:
+    """The steps of one run, each remembered once done. Stage commands call single ones."""
+
+    def __init__(
+        self, plan: Plan, place: Place, progress: Progress, *, tensorboard: Path | None = None
+    ) -> None:
+        self.plan, self.place, self.progress = plan, place, progress
+        self.tensorboard = tensorboard
+        self.steps: list[Done] = []
+        self.done: dict[str, Done] = {}
+        self.teacher, self.teacher_digest = plan.teacher.root, plan.teacher.digest
+        self.start, self.start_digest = self.teacher, ""
+        if plan.start:
+            self.start, self.start_digest = plan.start.root, plan.start.digest
+        self.proof: Proof
+        self.timing: Timing
+
+    def step(
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        config: object,
+        write: Callable[[Draft, Path], None],
+    ) -> Done:
+        """Do or find one step and remember it."""
+        done = do_step(self.place, name, inputs, config, write, self.progress)
+        self.steps.append(done)
+        self.done[name] = done
+        seconds = "already done" if done.skipped else f"{done.seconds:.1f} s"
+        self.progress.say(f"{name}: {seconds}")
+        return done
+
+    def finetune(self) -> None:
+        """Give a bare encoder its head; nothing to do for a teacher that has one."""
+        plan = self.plan
+        if plan.finetune:
+            done = self._training(
+                "teacher",
+                plan.teacher.root,
+                {"encoder": plan.teacher.digest},
+                (plan.finetune,),
+                plan.teacher_spec,
+                labels=dict(enumerate(plan.task.labels)),
+            )
+            self.teacher, self.teacher_digest = done.artifact.root, done.artifact.digest
+
+    def design(self) -> None:
+        """Make the untrained student; nothing to do for one that was given."""
+        plan = self.plan
+        if plan.start:
+            return
+        student = self.step(
+            "student",
+            {"teacher": self.teacher_digest},
+            {"shape": str(plan.student), "init": plan.init, "seed": plan.recipe.seed},
+            lambda draft, _: design(
+                draft,
+                teacher=self.teacher,
+                family=plan.teacher.family,
+                spec=plan.student,
+                init=plan.init,
+                copied=plan.copied,
+                seed=plan.recipe.seed,
+            ),
+        )
+        self.start, self.start_digest = student.artifact.root, student.artifact.digest
+
+    def distill(self) -> None:
+        """Train the student against the teacher."""
+        plan = self.plan
+        inputs = {"student": self.start_digest, "teacher": self.teacher_digest}
+        self._training("distilled", self.start, inputs, plan.stages, plan.student)
+
+    def baseline(self) -> None:
+        """Train the same student from the same start on labels alone, unless not wanted."""
+        plan = self.plan
+        if plan.baseline:
+            inputs = {"student": self.start_digest}
+            self._training("baseline", self.start, inputs, (plan.baseline,), plan.student)
+
+    def _training(
+        self,
+        name: str,
+        start: Path,
+        inputs: Mapping[str, str],
+        stages: Sequence[StagePlan],
+        spec: ModelSpec,
+        labels: Mapping[int, str] | None = None,
+    ) -> Done:
+        plan = self.plan
+        settings = plan.recipe.train.model_dump(exclude={"checkpoint_seconds", "tensorboard"})
+        config = {
+            "stages": [stage.as_json() for stage in stages],
+            "train": settings,
+            "labels": list(plan.task.labels) if labels else [],
+            "seed": plan.recipe.seed,
+            "bf16": plan.bf16,
+            "threads": plan.train_threads,
+            "max_tokens": plan.max_tokens,
+            "metric": plan.recipe.metric,
+        }
+        data = {"data": plan.task.digest}
+        if any(stage.raw for stage in stages):
+            data["raw"] = plan.raw_digest
+        teacher = (self.teacher, plan.teacher_spec)
+        # The general stage learns from the encoder as it was before it was fine-tuned.
+        teachers = {
+            s.name: (plan.teacher.root, plan.teacher_spec) if s.raw else teacher for s in stages
+        }
+        return self.step(
+            name,
+            {**inputs, **data},
+            config,
+            lambda draft, work: train_stages(
+                draft,
+                start=start,
+                labels=labels,
+                head=dict(enumerate(plan.task.labels)),
+                spec=spec,
+                teachers=teachers,
+                stages=stages,
+                task=plan.task,
+                raw=plan.raw,
+                setup=TrainingSetup.of(plan, self.tensorboard and self.tensorboard / name),
+                work=work,
+                progress=self.progress,
+            ),
+        )
+
+    def convert(self) -> None:
+        """Export teacher and student; quantise the student."""
+        trained = self.done["distilled"].artifact
+        self.step(
+            "teacher-onnx",
+            {"teacher": self.teacher_digest},
+            {},
+            lambda draft, _: export(draft, source=self.teacher),
+        )
+        exported = self.step(
+            "student-onnx",
+            {"student": trained.digest},
+            {},
+            lambda draft, _: export(draft, source=trained.root),
+        )
+        if "int8" in self.plan.recipe.precisions:
+            self.step(
+                "student-int8",
+                {"student": exported.artifact.digest},
+                {},
+                lambda draft, _: quantize(draft, source=exported.artifact.root),
+            )
+
+    def variants(self) -> list[Variant]:
+        """Return the models of the run, parents first."""
+        plan = self.plan
+        parameters = int(self.done["distilled"].artifact.facts["parameters"])
+        teacher = Variant(
+            name=TEACHER,
+            role="teacher",
+            format="torch",
+            precision="fp32",
+            path=self.teacher,
+            digest=file_sha256(self.teacher / "model.safetensors"),
+            parameters=plan.teacher_spec.params(),
+        )
+        student = Variant(
+            name="student",
+            role="student",
+            format="torch",
+            precision="fp32",
+            path=self.done["distilled"].artifact.root,
+            digest=self.done["distilled"].artifact.files["model.safetensors"],
+            parameters=parameters,
+            published="model.safetensors",
+        )
+        found = [teacher, self._onnx("teacher-onnx", teacher, FP32)]
+        if "baseline" in self.done:
+            artifact = self.done["baseline"].artifact
+            found.append(
+                replace(
+                    student,
+                    name="baseline",
+                    role="baseline",
+                    path=artifact.root,
+                    digest=artifact.files["model.safetensors"],
+                    published="",
+                )
+            )
+        exported = self._onnx("student-onnx", student, FP32)
+        found += [student, exported]
+        if "student-int8" in self.done:
+            found.append(self._onnx("student-int8", exported, INT8))
+        return found
+
+    def _onnx(self, name: str, parent: Variant, file: str) -> Variant:
+        artifact = self.done[name].artifact
+        opset = int(artifact.facts.get("opset", parent.opset))
+        return replace(
+            parent,
+            name=name,
+            format="onnx",
+            precision=artifact.precision,
+            path=artifact.path(file),
+            digest=artifact.files[file],
+            parent=parent.name,
+            opset=opset,
+            published=file if parent.role == "student" else "",
+        )
+
+    def judge(self) -> tuple[dict[str, Shipping], list[Verdict]]:
+        """Prove, measure, and decide what ships where."""
+        plan, variants = self.plan, self.variants()
+        recipe = plan.recipe
+        digests = {variant.name: variant.digest for variant in variants}
+        proved = self.step(
+            "verify",
+            {**digests, "data": plan.task.digest},
+            {"gates": recipe.gates.model_dump(), "metric": recipe.metric, "max": plan.max_tokens},
+            lambda draft, _: verify(
+                draft,
+                variants=variants,
+                task=plan.task,
+                metric=recipe.metric,
+                limits=recipe.gates,
+                max_tokens=plan.max_tokens,
+                threads=plan.train_threads,
+                progress=self.progress,
+            ),
+        )
+        self.proof = read_proof(proved.artifact)
+        # What is not proved is not timed; the baseline has the student's shape and speed.
+        timed = [
+            v
+            for v in variants
+            if v.role != "baseline" and v.name != "student" and self.proof.passed(v.name)
+        ]
+        measured = self.step(
+            "benchmark",
+            {**{v.name: v.digest for v in timed}, "data": plan.task.digest},
+            {
+                "settings": recipe.benchmark.model_dump(),
+                "threads": plan.bench_threads,
+                "seed": recipe.seed,
+                "max_tokens": plan.max_tokens,
+            },
+            lambda draft, work: benchmark(
+                draft,
+                variants=timed,
+                task=plan.task,
+                settings=recipe.benchmark,
+                max_tokens=plan.max_tokens,
+                threads=plan.bench_threads,
+                seed=recipe.seed,
+                work=work,
+                progress=self.progress,
+            ),
+        )
+        self.timing = read_timing(measured.artifact)
+        return self._choose([v for v in variants if v.role == "student" and v.format == "onnx"])
+
+    def _choose(self, files: Sequence[Variant]) -> tuple[dict[str, Shipping], list[Verdict]]:
+        limits = self.plan.recipe.gates
+        common = [v for v in self.proof.verdicts if v.model != "teacher-onnx"]
+        others = [v for v in self.proof.verdicts if v.model == "teacher-onnx"]
+        for variant in files:
+            kept = gates.min_kept(self.proof.metrics[variant.name], limits, model=variant.name)
+            common += [kept] if kept else []
+            if variant.precision != "fp32":
+                mine, parent = (self.timing.at_task(n) for n in (variant.name, variant.parent))
+                common.append(gates.faster(mine, parent, model=variant.name))
+        candidates = [
+            Candidate(model=v.name, precision=v.precision, opset=v.opset, file_bytes=v.bytes)
+            for v in files
+        ]
+        shipping: dict[str, Shipping] = {}
+        all_verdicts = others + common
+        for target in self.plan.targets:
+            own = []
+            for variant in files:
+                verdict = gates.latency(
+                    self.timing.at_task(variant.name), limits, target=target, model=variant.name
+                )
+                own += [verdict] if verdict else []
+            shipping[target.name] = choose(candidates, common + own, target)
+            all_verdicts += own
+            for model, why in shipping[target.name].rejected.items():
+                self.progress.say(f"{target.name}: {model} is not shipped: {why}")
+        return shipping, all_verdicts
+
+    def pack(self, shipping: Mapping[str, Shipping]) -> None:
+        """Write one bundle per target that something ships to."""
+        plan = self.plan
+        by_name = {variant.name: variant for variant in self.variants()}
+        licences = licences_of(plan.teacher.root, plan.teacher.licence)
+        for target in plan.targets:
+            model = shipping[target.name].model
+            if model is None:
+                continue
+            variant = by_name[model]
+            lineage = {
+                "teacher": self.teacher_digest,
+                "student": self.done["distilled"].artifact.digest,
+                "data": plan.task.digest,
+                "recipe": plan.recipe_digest,
+            }
+            on_target = target.fidelity == "measured"
+            self.step(
+                f"bundle-{target.name}",
+                {"model": variant.digest, **lineage},
+                {"target": target.model_dump(), "measured": on_target and self._timing_digest()},
+                lambda draft, _, variant=variant, target=target, lineage=lineage: bundle(  # type: ignore[misc]
+                    draft,
+                    variant=variant,
+                    tokenizer=self.done["distilled"].artifact.root,
+                    target=target,
+                    task=plan.task,
+                    max_tokens=plan.max_tokens,
+                    lineage=lineage,
+                    licences=licences,
+                    metric=self.proof.metrics[variant.name],
+                    measurements=[m for m in self.timing.measurements if m.model == variant.name],
+                ),
+            )
+
+    def _timing_digest(self) -> str:
+        return self.done["benchmark"].artifact.digest
+
+    def findings(
+        self, command: str, shipping: Mapping[str, Shipping], verdicts: Sequence[Verdict]
+    ) -> Findings:
+        """Return all results for the report."""
+        runs = {"teacher": "finetune", "distilled": "distill", "baseline": "baseline"}
+        trained: dict[str, Mapping[str, Any]] = {
+            run: self.done[step].artifact.facts for step, run in runs.items() if step in self.done
+        }
+        return Findings(
+            plan=self.plan,
+            command=command,
+            variants=self.variants(),
+            proof=self.proof,
+            timing=self.timing,
+            verdicts=verdicts,
+            shipping=shipping,
+            steps=self.steps,
+            trained=trained,
+        )
+
+    def published(self, shipping: Mapping[str, Shipping]) -> dict[str, Path]:
+        """Return the files of the output folder: relative name to where it lies now."""
+        student = self.done["distilled"].artifact
+        files = {name: student.root / name for name in student.files}
+        for step, file in (("student-onnx", FP32), ("student-int8", INT8)):
+            if step in self.done and self.proof.passed(step):
+                files[file] = self.done[step].artifact.path(file)
+        for target in shipping:
+            step = f"bundle-{target}"
+            if step in self.done:
+                packed = self.done[step].artifact
+                for name in (*packed.files, "manifest.json"):
+                    files[f"bundles/{target}/{name}"] = packed.root / name
+        return files

@@ -1,0 +1,1 @@
+"""Each step of a run: reads folders, writes one folder."""

@@ -1,0 +1,105 @@
+"""The step that measures: all variants by turns, on the task's lengths and at fixed ones."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from toolchain.artifact import Artifact, Draft, write_atomic
+from toolchain.bench.environment import environment
+from toolchain.bench.footprint import footprint
+from toolchain.bench.job import Contender
+from toolchain.bench.loads import fixed_length, task_lengths
+from toolchain.bench.runner import time_contenders
+from toolchain.bench.warnings import what_looked_wrong
+from toolchain.data.batching import tokenize
+from toolchain.data.sources import TaskData
+from toolchain.measurement import Footprint, Load, Measurement
+from toolchain.models.loading import load_tokenizer
+from toolchain.progress import Progress
+from toolchain.recipe import Benchmark
+from toolchain.steps.variants import Variant
+
+__all__ = ["Timing", "benchmark", "read_timing"]
+
+_FILE = "benchmark.json"
+_FEEDS = 100
+_PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What was measured, where, and what looked wrong."""
+
+    measurements: tuple[Measurement, ...]
+    footprints: tuple[Footprint, ...]
+    environment: Mapping[str, object]
+    warnings: tuple[str, ...]
+
+    def at_task(self, name: str) -> Measurement | None:
+        """Return the measurement of a variant at the task's own lengths."""
+        found = (m for m in self.measurements if m.model == name and m.load.tokens == "task")
+        return next(found, None)
+
+
+def read_timing(artifact: Artifact) -> Timing:
+    """Read what `benchmark` wrote."""
+    content = json.loads(artifact.path(_FILE).read_text(encoding="utf-8"))
+    return TypeAdapter(Timing).validate_python(content)
+
+
+def benchmark(
+    draft: Draft,
+    *,
+    variants: Sequence[Variant],
+    task: TaskData,
+    settings: Benchmark,
+    max_tokens: int,
+    threads: int,
+    seed: int,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Time the variants on this machine. What is measured here is labelled "host"."""
+    tokenizer = load_tokenizer(variants[0].path)
+    rows = tokenize(
+        tokenizer, task.dev.texts, task.dev.texts_b, task.dev.labels, max_tokens=max_tokens
+    )
+    timed = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
+    cases = [(Load(tokens="task", **timed), task_lengths(rows.features, _FEEDS, seed))]  # type: ignore[arg-type]
+    for tokens in settings.tokens:
+        if tokens <= max_tokens:
+            load = Load(tokens=tokens, **timed)  # type: ignore[arg-type]
+            cases.append((load, fixed_length(rows.features, tokens, _FEEDS, seed)))
+    contenders = [Contender(name=v.name, runtime=v.runtime, path=v.path) for v in variants]
+    surroundings = environment()
+    measurements = time_contenders(
+        contenders,
+        cases,
+        target="host",
+        fidelity="measured",
+        threads=threads,
+        provider=_PROVIDER,
+        rounds=settings.rounds,
+        work=work,
+        progress=progress,
+    )
+    footprints = []
+    for i, contender in enumerate(contenders):
+        progress.advance("footprint", i, len(contenders))
+        feed = cases[0][1][0]
+        footprints.append(
+            footprint(contender, feed, threads=threads, provider=_PROVIDER, work=work)
+        )
+    progress.advance("footprint", len(contenders), len(contenders))
+    timing = Timing(
+        measurements=tuple(measurements),
+        footprints=tuple(footprints),
+        environment=dict(surroundings),
+        warnings=tuple(what_looked_wrong(measurements, surroundings)),
+    )
+    content = TypeAdapter(Timing).dump_json(timing)
+    write_atomic(draft.folder / _FILE, content + b"\n")
+    draft.format = "benchmark"

@@ -1,0 +1,46 @@
+"""The models of a run side by side: what is verified, timed and reported under which name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from toolchain.measurement import Role
+
+__all__ = ["TEACHER", "Variant"]
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model in one format and precision.
+
+    `path` is a Hugging Face folder (torch) or an .onnx file; `parent` the variant it must equal;
+    `digest` the sha256 of the file that holds its weights, `published` its place in the output.
+    """
+
+    name: str
+    role: Role
+    format: Literal["torch", "onnx"]
+    precision: str
+    path: Path
+    digest: str
+    parameters: int
+    parent: str = ""
+    opset: int = 0
+    published: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """The runtime adapter that opens it."""
+        return "pytorch" if self.format == "torch" else "onnxruntime"
+
+    @property
+    def file(self) -> Path:
+        """The file that holds its weights."""
+        return self.path / "model.safetensors" if self.format == "torch" else self.path
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of that file."""
+        return self.file.stat().st_size

@@ -1,0 +1,137 @@
+"""The step that proves: every model on the task's real rows, against its parent and the gates."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from toolchain.artifact import Artifact, Draft, write_atomic
+from toolchain.data.batching import Rows, in_order, tokenize
+from toolchain.data.sources import TaskData
+from toolchain.distill.evaluate import logits_of_rows
+from toolchain.measurement import Metric, Parity, Verdict
+from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.progress import Progress
+from toolchain.recipe import Gates
+from toolchain.runtimes.runtime import runtimes
+from toolchain.steps.variants import TEACHER, Variant
+from toolchain.verify import gates, quality
+from toolchain.verify.parity import compare
+
+__all__ = ["Proof", "read_proof", "verify"]
+
+_FILE = "verify.json"
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What verification found: metric and parity per variant name, and the verdicts."""
+
+    metrics: Mapping[str, Metric]
+    parities: Mapping[str, Parity]
+    verdicts: tuple[Verdict, ...]
+
+    def passed(self, name: str) -> bool:
+        """Return whether no gate of this variant failed."""
+        return all(v.passed is not False for v in self.verdicts if v.model == name)
+
+
+def read_proof(artifact: Artifact) -> Proof:
+    """Read what `verify` wrote."""
+    content = json.loads(artifact.path(_FILE).read_text(encoding="utf-8"))
+    return TypeAdapter(Proof).validate_python(content)
+
+
+def verify(
+    draft: Draft,
+    *,
+    variants: Sequence[Variant],
+    task: TaskData,
+    metric: str,
+    limits: Gates,
+    max_tokens: int,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Run every variant over dev and test and judge it; parents come before their children."""
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer(variants[0].path)
+    splits: dict[str, Rows] = {}
+    for name, split in (("dev", task.dev), ("test", task.test)):
+        if split is not None:
+            splits[name] = tokenize(
+                tokenizer, split.texts, split.texts_b, split.labels, max_tokens=max_tokens
+            )
+    logits: dict[str, NDArray[np.float32]] = {}
+    metrics: dict[str, Metric] = {}
+    parities: dict[str, Parity] = {}
+    verdicts: list[Verdict] = []
+    for done, variant in enumerate(variants):
+        progress.advance("verify", done, len(variants))
+        results = {name: _logits(variant, rows, threads) for name, rows in splits.items()}
+        logits[variant.name] = results["dev"]
+        teacher = metrics[TEACHER].value if TEACHER in metrics else None
+        if variant.name == TEACHER:
+            teacher = None
+        measured = quality.measure(
+            metric, results["dev"], splits["dev"].labels, split="dev", teacher=teacher
+        )
+        if variant.name == TEACHER:
+            measured = replace(measured, kept=1.0)
+        if "test" in results:
+            tested = quality.measure(
+                metric, results["test"], splits["test"].labels, split="test", teacher=None
+            )
+            others = {**measured.others, f"test_{metric}": tested.value}
+            measured = replace(measured, others=others)
+        metrics[variant.name] = measured
+        if variant.parent:
+            parity = compare(logits[variant.name], logits[variant.parent], against=variant.parent)
+            parities[variant.name] = parity
+            verdicts += _judge(variant, variants, parity, metrics, limits)
+    progress.advance("verify", len(variants), len(variants))
+    adapter = TypeAdapter(Proof)
+    proof = Proof(metrics=metrics, parities=parities, verdicts=tuple(verdicts))
+    write_atomic(draft.folder / _FILE, adapter.dump_json(proof, indent=2) + b"\n")
+    draft.format = "verify"
+
+
+def _judge(
+    variant: Variant,
+    variants: Sequence[Variant],
+    parity: Parity,
+    metrics: Mapping[str, Metric],
+    limits: Gates,
+) -> list[Verdict]:
+    name, parent = variant.name, variant.parent
+    if variant.precision == "fp32":
+        return [gates.exported(parity, limits, model=name)]
+    parent_bytes = next(v.bytes for v in variants if v.name == parent)
+    return [
+        gates.mean_cosine(parity, limits, model=name),
+        gates.agreement(parity, limits, model=name),
+        gates.max_drop(metrics[name], metrics[parent], limits, model=name),
+        gates.smaller(variant.bytes, parent_bytes, model=name),
+    ]
+
+
+def _logits(variant: Variant, rows: Rows, threads: int) -> NDArray[np.float32]:
+    if variant.format == "torch":
+        return logits_of_rows(load_classifier(variant.path), rows, batch_size=_BATCH)
+    session = runtimes.get(variant.runtime)(
+        variant.path, threads=threads, provider="CPUExecutionProvider"
+    )
+    out: NDArray[np.float32] | None = None
+    for batch in in_order(rows, _BATCH):
+        logits_BC = session.run({name: t.numpy() for name, t in batch.inputs.items()})
+        if out is None:
+            out = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
+        out[list(batch.rows)] = logits_BC
+    session.close()
+    assert out is not None
+    return out
