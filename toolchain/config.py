@@ -4,6 +4,7 @@ A wrong file is refused with its path, the dotted key, what was found and what w
 unknown key names its nearest neighbour. `key=value` overrides are read as YAML scalars.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,22 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as text; everyone who writes a learning rate means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _load(text: str) -> Any:
+    # A subclass of SafeLoader: no tag can name a Python object.
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one mapping from a YAML file. Raises UsageError that names file and line."""
     try:
@@ -35,7 +52,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        loaded = yaml.safe_load(text)
+        loaded = _load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -56,7 +73,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         if not separator or not key:
             raise UsageError(f"override {override!r} is not of the form key=value")
         try:
-            value = yaml.safe_load(raw)
+            value = _load(raw)
         except yaml.YAMLError:
             raise UsageError(f"override {override!r}: the value is not valid YAML") from None
         _assign(result, key.split("."), value, override)

@@ -6,6 +6,7 @@ ToolchainError                 1   base of everything raised on purpose
   GateNotMet                   3   the work is done and kept, but a promise was not met
   IntegrityError               4   outputs differ from their parent, or a file from its digest
   ResourceError                5   it would not fit in memory or on disk
+  Interrupted                130   stopped by the user; the state is saved
 
 A message says where, what was found and what was expected; the hint says what to do next.
 """
@@ -13,6 +14,7 @@ A message says where, what was found and what was expected; the hint says what t
 __all__ = [
     "GateNotMet",
     "IntegrityError",
+    "Interrupted",
     "ResourceError",
     "StepError",
     "ToolchainError",
@@ -61,3 +63,9 @@ class ResourceError(ToolchainError):
     """It would not fit: memory or disk."""
 
     exit_code = 5
+
+
+class Interrupted(ToolchainError):
+    """Stopped by the user; what was finished is kept."""
+
+    exit_code = 130

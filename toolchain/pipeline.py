@@ -5,11 +5,13 @@ skipped; a kill between or inside steps is resumed by the same call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolchain.artifact import Draft, file_sha256
+from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.measurement import Verdict
 from toolchain.plan import Plan, StagePlan
@@ -56,8 +58,11 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
     Raises IntegrityError (4) when the export does not equal the student, GateNotMet (3) when what
     ships misses a limit that was asked for; artefacts and report are kept in both cases.
     """
-    with claim(output, plan.recipe) as folder:
-        telling = Tee(progress, Journal(output / "events.jsonl"))
+    with (
+        claim(output, plan.recipe) as folder,
+        closing(Journal(output / "events.jsonl")) as journal,
+    ):
+        telling = Tee(progress, journal)
         run = Run(plan, folder, telling, tensorboard=output / "tensorboard")
         run.finetune()
         run.design()
@@ -352,7 +357,8 @@ class Run:
         common = [v for v in self.proof.verdicts if v.model != "teacher-onnx"]
         others = [v for v in self.proof.verdicts if v.model == "teacher-onnx"]
         for variant in files:
-            kept = gates.min_kept(self.proof.metrics[variant.name], limits, model=variant.name)
+            metric = self.proof.metrics.get(variant.name)
+            kept = metric and gates.min_kept(metric, limits, model=variant.name)
             common += [kept] if kept else []
             if variant.precision != "fp32":
                 mine, parent = (self.timing.at_task(n) for n in (variant.name, variant.parent))
@@ -393,7 +399,7 @@ class Run:
                 "recipe": plan.recipe_digest,
             }
             on_target = target.fidelity == "measured"
-            self.step(
+            packed = self.step(
                 f"bundle-{target.name}",
                 {"model": variant.digest, **lineage},
                 {"target": target.model_dump(), "measured": on_target and self._timing_digest()},
@@ -406,10 +412,13 @@ class Run:
                     max_tokens=plan.max_tokens,
                     lineage=lineage,
                     licences=licences,
-                    metric=self.proof.metrics[variant.name],
+                    metric=self.proof.metrics.get(variant.name),
                     measurements=[m for m in self.timing.measurements if m.model == variant.name],
                 ),
             )
+            problems = selftest(packed.artifact.root)
+            if problems:
+                raise IntegrityError(f"the bundle for {target.name} fails its test: {problems[0]}")
 
     def _timing_digest(self) -> str:
         return self.done["benchmark"].artifact.digest

@@ -66,6 +66,10 @@ class Journal:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
 
 class Tee:
     """Says everything to several listeners."""

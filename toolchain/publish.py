@@ -9,7 +9,7 @@ from toolchain import __version__
 from toolchain.artifact import file_sha256, out_of_disk, write_atomic
 from toolchain.plan import Plan
 from toolchain.progress import Progress
-from toolchain.report.renderers import card
+from toolchain.report.renderers import RENDERERS
 from toolchain.report.report import Report
 from toolchain.report.write import write
 from toolchain.rundir import Done
@@ -35,7 +35,7 @@ def publish(
         _copy(source, output / name)
     (output / "report").mkdir(exist_ok=True)
     write(report, output / "report")
-    write_atomic(output / "README.md", card.render(report))
+    write_atomic(output / "README.md", RENDERERS.get("card")(report))
     write_atomic(output / "run.json", json.dumps(_ledger(plan, steps), indent=2) + "\n")
     progress.event("published", files=len(files))
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from toolchain import __version__
 from toolchain.artifact import MANIFEST, Artifact, Draft, digest_of, drafting, write_atomic
 from toolchain.config import dump_yaml, read_yaml
@@ -70,7 +68,7 @@ def check_output(output: Path, recipe: Recipe, *, fresh: bool = False) -> None:
 
 
 def _difference(old: Mapping[str, Any], recipe: Recipe) -> str:
-    new = yaml.safe_load(dump_yaml(recipe))
+    new = recipe.model_dump(mode="json")
     before, now = dict(_leaves(old)), dict(_leaves(new))
     changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
     if not changed:

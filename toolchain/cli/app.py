@@ -6,7 +6,6 @@ Commands import what is heavy only when they run, so that `--help` answers at on
 import sys
 import traceback
 
-import click
 import typer
 from rich.console import Console
 
@@ -29,8 +28,6 @@ from toolchain.cli.options import version
 from toolchain.errors import ToolchainError
 
 __all__ = ["app", "main"]
-
-INTERRUPTED = 130
 
 _EPILOG = (
     "Exit codes: 0 done; 1 a step failed; 2 wrong usage or bad input; 3 a gate was not met "
@@ -67,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        result = app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except ToolchainError as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -75,12 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             errors.print(f"  {error.hint}", markup=False)
         return error.exit_code
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        errors.print("interrupted: the state is saved, run the same command again to go on")
-        return INTERRUPTED
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
-    return result if isinstance(result, int) else 0
+    except SystemExit as done:
+        # typer has shown the usage, the help or its own message already.
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0

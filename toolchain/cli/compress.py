@@ -87,7 +87,8 @@ def run(
     if json_:
         out(json.dumps(outcome.as_json(), indent=2))
         return
-    out(draw(outcome.report, width=err.width if err.is_terminal else 100))
+    width = err.width if err.is_terminal else 100
+    out(draw(outcome.report, width=width, colour=sys.stdout.isatty()))
     out(f"report   {output / 'report' / 'report.html'}")
     for name in outcome.shipping:
         out(f"bundle   {output / 'bundles' / name}")

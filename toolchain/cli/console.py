@@ -10,6 +10,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from toolchain.errors import Interrupted
 from toolchain.progress import Progress, Value
 
 __all__ = ["err", "out", "table_text", "working"]
@@ -37,6 +38,17 @@ def table_text(table: Table) -> str:
 @contextmanager
 def working(*, verbose: bool = False) -> Iterator[Progress]:
     """Yield a Progress that draws bars on a terminal and prints lines elsewhere."""
+    try:
+        with _drawn(verbose) as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: the state is saved", "run the same command again to go on"
+        ) from None
+
+
+@contextmanager
+def _drawn(verbose: bool) -> Iterator[Progress]:
     if not err.is_terminal:
         yield _Lines(verbose)
         return

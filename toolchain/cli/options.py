@@ -63,15 +63,19 @@ Overrides = Annotated[
 ]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"toolchain {__version__}")
+        raise typer.Exit
+
+
 def version(
     show: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     """Distil, export, quantise, verify, measure and bundle a transformer in one command."""
-    if show:
-        typer.echo(f"toolchain {__version__}")
-        raise typer.Exit
 
 
 def build_recipe(

@@ -64,7 +64,7 @@ def _given(table: Table, name: str, role: str) -> str:
         return name
     guess = nearest(name, table.header)
     raise UsageError(
-        f"{_header(table)} has no column {name!r}, which columns.{role} names, "
+        f"{table.head} has no column {name!r}, which columns.{role} names, "
         f"found: {', '.join(table.header)}",
         f"did you mean {guess!r}?" if guess else "name one of the columns found",
     )
@@ -107,20 +107,16 @@ def _texts(table: Table, columns: Columns, known: dict[str, str]) -> tuple[str, 
     if len(candidates) > 1:
         offers = " or ".join(" + ".join(names) for names in candidates)
         raise UsageError(
-            f"{_header(table)} leaves open which column holds the text: {offers}",
+            f"{table.head} leaves open which column holds the text: {offers}",
             "name it with columns.text (and columns.text_b for pairs)",
         )
     found = candidates[0]
     return found[0], found[1] if len(found) == 2 else None
 
 
-def _header(table: Table) -> str:
-    return f"{table.file}:1: the header" if table.unit == "line" else f"{table.file}: the schema"
-
-
 def _wrong_header(table: Table, missing: str, usual: Sequence[str]) -> UsageError:
     return UsageError(
-        f"{_header(table)} lacks {missing}, found: {', '.join(table.header)}; "
+        f"{table.head} lacks {missing}, found: {', '.join(table.header)}; "
         f"expected one of: {', '.join(usual)}",
         "name the columns with columns.text, columns.text_b and columns.label",
     )

@@ -26,11 +26,13 @@ FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 class Table:
     """Rows of one file: `values(column)` gives one value per row.
 
-    `places` are the 1-based numbers of the rows in the file, counted in `unit`s. `digest` is the
-    sha256 of the uncompressed content, None for rows that did not come from one file.
+    `head` is what names the columns, as an error message begins. `places` are the 1-based numbers
+    of the rows in the file, counted in `unit`s. `digest` is the sha256 of the uncompressed
+    content, None for rows that did not come from one file.
     """
 
     file: str
+    head: str
     header: tuple[str, ...]
     places: Sequence[int]
     unit: Literal["line", "row"]
@@ -164,7 +166,13 @@ def _rows(path: Path, rows: list[list[str]], places: Sequence[int], digest: str)
         return [row[position] for row in body]
 
     return Table(
-        file=str(path), header=header, places=places[1:], unit="line", digest=digest, values=values
+        file=str(path),
+        head=f"{path}:1: the header",
+        header=header,
+        places=places[1:],
+        unit="line",
+        digest=digest,
+        values=values,
     )
 
 
@@ -190,6 +198,7 @@ def _jsonl(path: Path, lines: list[str], digest: str) -> Table:
 
     return Table(
         file=str(path),
+        head=f"{path}:1: the first object",
         header=tuple(objects[0]),
         places=range(1, len(objects) + 1),
         unit="line",
@@ -229,6 +238,7 @@ def _read_parquet(path: Path) -> Table:
 
     return Table(
         file=str(path),
+        head=f"{path}: the schema",
         header=tuple(file.schema_arrow.names),
         places=range(1, file.metadata.num_rows + 1),
         unit="row",

@@ -25,7 +25,6 @@ from toolchain.steps.variants import Variant
 __all__ = ["Timing", "benchmark", "read_timing"]
 
 _FILE = "benchmark.json"
-_FEEDS = 100
 _PROVIDER = "CPUExecutionProvider"
 
 
@@ -63,16 +62,16 @@ def benchmark(
     progress: Progress,
 ) -> None:
     """Time the variants on this machine. What is measured here is labelled "host"."""
-    tokenizer = load_tokenizer(variants[0].path)
+    tokenizer = load_tokenizer(variants[0].folder)
     rows = tokenize(
         tokenizer, task.dev.texts, task.dev.texts_b, task.dev.labels, max_tokens=max_tokens
     )
     timed = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
-    cases = [(Load(tokens="task", **timed), task_lengths(rows.features, _FEEDS, seed))]  # type: ignore[arg-type]
+    cases = [(Load(tokens="task", **timed), task_lengths(rows.features, settings.min_runs, seed))]  # type: ignore[arg-type]
     for tokens in settings.tokens:
         if tokens <= max_tokens:
             load = Load(tokens=tokens, **timed)  # type: ignore[arg-type]
-            cases.append((load, fixed_length(rows.features, tokens, _FEEDS, seed)))
+            cases.append((load, fixed_length(rows.features, tokens, settings.rounds, seed)))
     contenders = [Contender(name=v.name, runtime=v.runtime, path=v.path) for v in variants]
     surroundings = environment()
     measurements = time_contenders(

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from toolchain.bench.compare import ratio
@@ -63,7 +64,14 @@ def gather(found: Findings) -> Report:
             reasons=plan.reasons,
         ),
         license=plan.teacher.licence or None,
+        base_model=_base_model(plan),
     )
+
+
+def _base_model(plan: Plan) -> str:
+    """Return the hub id, or the name of the teacher's folder: a path says nothing elsewhere."""
+    source = Path(plan.teacher.source)
+    return source.resolve().name if source.exists() else plan.teacher.source
 
 
 def _model(variant: Variant, found: Findings) -> told.Model:
@@ -79,7 +87,7 @@ def _model(variant: Variant, found: Findings) -> told.Model:
         file_bytes=variant.bytes,
         peak_bytes=footprint.peak_bytes if footprint else None,
         cold_start_ms=footprint.cold_start_ms if footprint else None,
-        metric=found.proof.metrics[variant.name],
+        metric=found.proof.metrics.get(variant.name),
         parity=found.proof.parities.get(variant.name),
         latency=tuple(
             told.Latency.of(m) for m in found.timing.measurements if m.model == variant.name

@@ -36,6 +36,11 @@ class Variant:
         return "pytorch" if self.format == "torch" else "onnxruntime"
 
     @property
+    def folder(self) -> Path:
+        """The folder with its configuration and tokenizer; an ONNX file lies in its onnx/."""
+        return self.path if self.format == "torch" else self.path.parent.parent
+
+    @property
     def file(self) -> Path:
         """The file that holds its weights."""
         return self.path / "model.safetensors" if self.format == "torch" else self.path

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def verify(
 ) -> None:
     """Run every variant over dev and test and judge it; parents come before their children."""
     torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(variants[0].path)
+    tokenizer = load_tokenizer(variants[0].folder)
     splits: dict[str, Rows] = {}
     for name, split in (("dev", task.dev), ("test", task.test)):
         if split is not None:
@@ -75,30 +75,42 @@ def verify(
         progress.advance("verify", done, len(variants))
         results = {name: _logits(variant, rows, threads) for name, rows in splits.items()}
         logits[variant.name] = results["dev"]
-        teacher = metrics[TEACHER].value if TEACHER in metrics else None
-        if variant.name == TEACHER:
-            teacher = None
-        measured = quality.measure(
-            metric, results["dev"], splits["dev"].labels, split="dev", teacher=teacher
-        )
-        if variant.name == TEACHER:
-            measured = replace(measured, kept=1.0)
-        if "test" in results:
-            tested = quality.measure(
-                metric, results["test"], splits["test"].labels, split="test", teacher=None
-            )
-            others = {**measured.others, f"test_{metric}": tested.value}
-            measured = replace(measured, others=others)
-        metrics[variant.name] = measured
         if variant.parent:
-            parity = compare(logits[variant.name], logits[variant.parent], against=variant.parent)
-            parities[variant.name] = parity
-            verdicts += _judge(variant, variants, parity, metrics, limits)
+            parities[variant.name] = compare(
+                logits[variant.name], logits[variant.parent], against=variant.parent
+            )
+        # Logits that are not finite have no metric; their parity has failed already.
+        if all(np.isfinite(found).all() for found in results.values()):
+            metrics[variant.name] = _metric(metric, variant, results, splits, metrics)
+        if variant.parent:
+            verdicts += _judge(variant, variants, parities[variant.name], metrics, limits)
     progress.advance("verify", len(variants), len(variants))
-    adapter = TypeAdapter(Proof)
     proof = Proof(metrics=metrics, parities=parities, verdicts=tuple(verdicts))
-    write_atomic(draft.folder / _FILE, adapter.dump_json(proof, indent=2) + b"\n")
+    write_atomic(draft.folder / _FILE, json.dumps(asdict(proof), indent=2) + "\n")
     draft.format = "verify"
+
+
+def _metric(
+    name: str,
+    variant: Variant,
+    results: Mapping[str, NDArray[np.float32]],
+    splits: Mapping[str, Rows],
+    metrics: Mapping[str, Metric],
+) -> Metric:
+    """Return the metric on dev, with the one on test beside it where there is a test split."""
+    known = metrics.get(TEACHER)
+    labels = splits["dev"].labels
+    found = quality.measure(
+        name, results["dev"], labels, split="dev", teacher=known.value if known else None
+    )
+    if variant.name == TEACHER:
+        found = replace(found, kept=1.0)
+    if "test" in results:
+        tested = quality.measure(
+            name, results["test"], splits["test"].labels, split="test", teacher=None
+        )
+        found = replace(found, others={**found.others, f"test_{name}": tested.value})
+    return found
 
 
 def _judge(
@@ -112,12 +124,14 @@ def _judge(
     if variant.precision == "fp32":
         return [gates.exported(parity, limits, model=name)]
     parent_bytes = next(v.bytes for v in variants if v.name == parent)
-    return [
+    verdicts = [
         gates.mean_cosine(parity, limits, model=name),
         gates.agreement(parity, limits, model=name),
-        gates.max_drop(metrics[name], metrics[parent], limits, model=name),
         gates.smaller(variant.bytes, parent_bytes, model=name),
     ]
+    if name in metrics and parent in metrics:
+        verdicts.append(gates.max_drop(metrics[name], metrics[parent], limits, model=name))
+    return verdicts
 
 
 def _logits(variant: Variant, rows: Rows, threads: int) -> NDArray[np.float32]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from toolchain.distill import extract, objectives, reduction
 from toolchain.distill.term import Term, method
 
+__all__ = ["FineTune"]
+
 
 @method("finetune")
 @dataclass(frozen=True, kw_only=True)

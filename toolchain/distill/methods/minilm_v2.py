@@ -6,6 +6,8 @@ from toolchain.distill import extract, matching, objectives, reduction, transfor
 from toolchain.distill.extract import Extract
 from toolchain.distill.term import Stage, Term, method
 
+__all__ = ["MiniLMv2"]
+
 
 @method("minilm_v2")
 @dataclass(frozen=True, kw_only=True)

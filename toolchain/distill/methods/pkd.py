@@ -6,6 +6,8 @@ from toolchain.distill import extract, matching, objectives, reduction, transfor
 from toolchain.distill.methods.kd import KD
 from toolchain.distill.term import Term, method
 
+__all__ = ["PKD"]
+
 
 @method("pkd")
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from toolchain.distill import extract, matching, objectives, reduction, transforms
 from toolchain.distill.term import Stage, Term, method
 
+__all__ = ["TinyBERT"]
+
 
 @method("tinybert")
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,63 @@
+# Two commands on a bare machine: `make demo` and `make test`. Each makes what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+COMPAT ?= .venv-compat
+PIP_FLAGS ?= --disable-pip-version-check -q
+DEMO ?= build/demo
+TESTS ?=
+
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+.PHONY: demo test test-all check format compat bench wheel docs clean
+
+demo: $(RUNTIME)  ## compress a real encoder on a generated task, end to end
+	$(BIN)/python -m toolchain.demo -o $(DEMO)
+
+test: $(DEV)  ## everything that needs minutes, not more
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+
+test-all: $(DEV)  ## the slow ones too
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(DEV)  ## style, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+compat: $(COMPAT)/.installed  ## the road's core tests with transformers 4.57 and optimum
+	$(COMPAT)/bin/python -m pytest -m "not slow" tests/compat tests/integration tests/unit/export tests/unit/distill tests/contracts $(TESTS)
+
+bench: $(DEV)  ## figures for benchmarks/
+	$(BIN)/python benchmarks/export_graph.py
+
+wheel: $(DEV)
+	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps -w dist .
+
+docs: $(DEV)  ## docs/methods.md from the code
+	$(BIN)/python -m toolchain methods --json > /dev/null
+
+clean:
+	rm -rf $(VENV) $(COMPAT) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	touch $@
+
+$(DEV): $(RUNTIME)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(COMPAT)/.installed: pyproject.toml constraints-compat.txt
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install $(PIP_FLAGS) -c constraints-compat.txt -e '.[optimum,test]'
+	touch $@

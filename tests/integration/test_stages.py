@@ -1,0 +1,107 @@
+"""Every stage as a command of its own: reads a folder, writes a folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolchain.__main__ import main
+from toolchain.artifact import Artifact
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stages")
+
+
+def do(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_the_stages_one_after_another(
+    root: Path, encoder_folder: Path, task_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student, small = root / "teacher", root / "student", root / "distilled"
+    fit = ["train.lr=3e-3", "finetune.lr=3e-3", "finetune.epochs=15", "train.epochs=6"]
+    data = ["--data", task_folder]
+    assert do("finetune", "--teacher", encoder_folder, *data, "-o", teacher, *fit) == 0
+    shape = ["--layers", 2, "--method", "kd"]
+    assert do("design", "--teacher", teacher, *data, *shape, "-o", student) == 0
+    ends = ["--teacher", teacher, "--student", student]
+    # What fine-tuning was told is not for a teacher that has its head.
+    assert do("distill", *ends, *data, "--method", "kd", "-o", small, fit[0], fit[3]) == 0
+    alone = ["--labels-only", "-o", root / "baseline"]
+    assert do("distill", *ends, *data, "--method", "kd", *alone, fit[0], fit[3]) == 0
+    assert do("export", small, "-o", root / "onnx") == 0
+    assert do("quantize", root / "onnx", "-o", root / "int8") == 0
+    assert do("verify", root / "onnx", "--against", small, *data, "-o", root / "v32") == 0
+    capsys.readouterr()
+    code = do(
+        "verify", root / "int8", "--against", root / "onnx", *data, "-o", root / "v8", "--json"
+    )
+    said = capsys.readouterr()
+    assert code in (0, 3), said.err
+    assert "mean_cosine" in said.err
+    assert json.loads(said.out)["folder"] == str(root / "v8")
+    timed = [small, root / "onnx", root / "int8"]
+    assert do("benchmark", *timed, *data, "--seconds", "0.02", "-o", root / "times") == 0
+    assert "p50 ms" in capsys.readouterr().out
+    assert do("bundle", root / "int8", *data, "--target", "host", "-o", root / "bundle") == 0
+    done = subprocess.run(
+        [sys.executable, str(root / "bundle" / "selftest.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "PASS" in done.stdout
+    for name in ("teacher", "student", "distilled", "baseline", "onnx", "int8", "v32", "bundle"):
+        Artifact.open(root / name)
+
+
+def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (root / "onnx" / "manifest.json").stat().st_mtime_ns
+    assert do("export", root / "distilled", "-o", root / "onnx") == 0
+    assert (root / "onnx" / "manifest.json").stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert do("export", root / "distilled", "-o", root / "int8") == 2
+    assert "not written by export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["finetune", "--teacher", "{teacher}", "--data", "{data}"], "it has a head already"),
+        (["distill", "--teacher", "{teacher}", "--data", "{data}"], "--student is missing"),
+        (["export", "{encoder}"], "a bare encoder without a head"),
+        (["quantize", "{root}/distilled"], "holds no onnx/model.onnx"),
+        (["quantize", "{root}/int8"], "holds no onnx/model.onnx"),
+        (["bundle", "{root}/distilled", "--data", "{data}"], "not exported yet"),
+        (
+            ["verify", "{root}/none", "--against", "{root}/onnx", "--data", "{data}"],
+            "no such folder",
+        ),
+        (["report", "{root}/none"], "no such file"),
+        (["methods", "show"], "write methods, or methods show NAME"),
+        (["targets", "show", "pi"], "unknown target 'pi'"),
+    ],
+)
+def test_a_stage_refuses_what_it_cannot_read(
+    words: list[str],
+    sentence: str,
+    root: Path,
+    encoder_folder: Path,
+    task_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"root": root, "encoder": encoder_folder, "data": task_folder}
+    filled = [word.format(teacher=root / "teacher", **places) for word in words]
+    assert main(filled) == 2
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,134 @@
+"""What a bundle says about itself: bundle.json, read by its scripts, and shown by its README.
+
+Figures taken by the run are those of the machine they were taken on. They are claimed for the
+target only where the run itself executed there (`Target.fidelity` is "measured").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from toolchain.measurement import Measurement, Metric
+from toolchain.target import Target
+
+__all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
+
+Kind = Literal["single", "pair"]
+
+# Lower bounds with aarch64 wheels for Python 3.10 and newer. onnxruntime 1.21 dies with an illegal
+# instruction on Cortex-A53 and A72.
+REQUIRES: Mapping[str, str] = {"onnxruntime": "1.22.1", "tokenizers": "0.21", "numpy": "1.26"}
+
+# A decision whose margin is below this part of the median margin is not judged in int8.
+CLOSE_CALL = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """What model.onnx declares: its digest, size, versions and the names it takes and gives."""
+
+    sha256: str
+    file_bytes: int
+    opset: int
+    ir_version: int
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """What tokenizer.json may leave open: how rows are padded and from which end they are cut."""
+
+    pad_id: int
+    pad_token: str
+    pad_type_id: int
+    truncation_side: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Everything bundle.json holds. `max_tokens` counts the special tokens too."""
+
+    target: Target
+    model: ModelFile
+    padding: Padding
+    labels: tuple[str, ...]
+    kind: Kind
+    max_tokens: int
+    precision: str
+    lineage: Mapping[str, str]
+    metric: Metric | None
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """How far outputs on the device may be from the recorded ones.
+
+        fp32: each logit. Anything else is not the same to the last bit on every CPU: cosine of
+        each row and on average, equal decisions, both without close calls.
+        """
+        if self.precision == "fp32":
+            return {"max_abs": 1e-4}
+        return {"row_cosine": 0.99, "mean_cosine": 0.999, "close_call": CLOSE_CALL}
+
+    @property
+    def claim(self) -> str:
+        """What the figures are worth for the target, in one sentence."""
+        if self.target.fidelity == "measured":
+            return f"measured on {self.target.name}, which is the machine that made this bundle"
+        return (
+            f"nothing was measured on {self.target.name}; figures are those of the machine that "
+            f"made this bundle and say nothing about {self.target.name}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of bundle.json, schema 1."""
+        return {
+            "schema": 1,
+            "target": {
+                "name": self.target.name,
+                "kind": self.target.kind,
+                "summary": self.target.summary,
+                "notes": self.target.notes,
+            },
+            "labels": list(self.labels),
+            "kind": self.kind,
+            "max_tokens": self.max_tokens,
+            "tokenizer": {
+                "pad_id": self.padding.pad_id,
+                "pad_token": self.padding.pad_token,
+                "pad_type_id": self.padding.pad_type_id,
+                "truncation_side": self.padding.truncation_side,
+            },
+            "precision": self.precision,
+            "inputs": list(self.model.inputs),
+            "output": self.model.output,
+            "model": {
+                "sha256": self.model.sha256,
+                "file_bytes": self.model.file_bytes,
+                "opset": self.model.opset,
+                "ir_version": self.model.ir_version,
+            },
+            "runtime": {
+                "name": self.target.runtime.name,
+                "minimum": REQUIRES["onnxruntime"],
+                "provider": self.target.runtime.provider,
+                "threads": self.target.runtime.threads,
+            },
+            "tolerances": self.tolerances,
+            "lineage": dict(self.lineage),
+            "figures": {
+                "claim": self.claim,
+                "metric": self.metric.as_json() if self.metric else None,
+                "latency": [_latency(measured) for measured in self.measurements],
+            },
+            "notes": list(self.notes),
+        }
+
+
+def _latency(measured: Measurement) -> dict[str, Any]:
+    """Return a `latency[]` entry of report.json without its raw samples, which stay there."""
+    entry = measured.as_json()
+    del entry["samples"], entry["round_sizes"]
+    return {"measured_on": entry.pop("target"), **entry}

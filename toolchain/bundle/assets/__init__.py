@@ -1,0 +1,1 @@
+"""Files copied as they are into every bundle; they run there without this package."""

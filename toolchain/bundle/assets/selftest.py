@@ -1,0 +1,369 @@
+"""Prove that this folder is whole and that this machine computes what its makers saw.
+
+    python selftest.py [--json]
+
+Three checks, each against what was recorded when the folder was made: every file's sha256
+(manifest.json); the token ids of every row of golden.jsonl; the model's output for these rows.
+fp32 is compared figure by figure. int8 is not the same to the last bit on every CPU, so it is
+compared by the direction of its output and by its decisions, leaving out decisions that were too
+close to call where the folder was made.
+
+Exit codes: 0 PASS, 4 something differs (one sentence each).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import operator
+import platform
+import runpy
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Findings", "examine", "main"]
+
+MANIFEST = "manifest.json"
+NEEDED = (
+    "bundle.json",
+    "classify.py",
+    "golden.jsonl",
+    "model.onnx",
+    "selftest.py",
+    "tokenizer.json",
+)
+
+
+@dataclass
+class Findings:
+    """What was found: problems fail the test, notes do not, figures are for the record."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+class Array(Protocol):
+    """What is needed of a NumPy array."""
+
+    def tolist(self) -> list[list[float]]:
+        """Return it as nested lists."""
+
+
+class Model(Protocol):
+    """What is needed of the Classifier of classify.py."""
+
+    labels: tuple[str, ...]
+    runtime_version: str
+
+    def encode(self, rows: Sequence[tuple[str, ...]]) -> Mapping[str, Array]:
+        """Return ids, mask and type ids of some rows."""
+
+    def logits(self, feed: Mapping[str, Array]) -> Array:
+        """Return the model's output for them."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded row: texts, token ids, type ids, output, decision."""
+
+    texts: tuple[str, ...]
+    ids: list[int]
+    type_ids: list[int]
+    logits: list[float]
+    label: str
+
+    def __str__(self) -> str:
+        """The beginning of the text, with everything but ASCII escaped."""
+        text = json.dumps(self.texts[0])
+        return text if len(text) <= 40 else text[:36] + '..."'
+
+
+def examine(folder: Path) -> Findings:
+    """Examine a bundle; outputs are computed only from files that are what they were."""
+    findings = Findings()
+    _check_files(folder, findings)
+    if findings.problems:
+        findings.notes.append("tokens and outputs were not checked, as files differ")
+        return findings
+    module = _load_classify(folder, findings)
+    if module is None:
+        return findings
+    damaged: type[Exception] = module["BundleError"]
+    try:
+        about = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        rows = _read_golden(folder / "golden.jsonl")
+        model: Model = module["Classifier"](folder)
+        _check_versions(about, model, findings)
+        if _check_tokens(rows, model, findings):
+            _check_outputs(rows, model, about["tolerances"], findings)
+    except damaged as error:
+        findings.problems.append(str(error))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        findings.problems.append(f"bundle.json or golden.jsonl is malformed: {error!r}")
+    return findings
+
+
+def _load_classify(folder: Path, findings: Findings) -> dict[str, Any] | None:
+    try:
+        return runpy.run_path(str(folder / "classify.py"))
+    except ImportError as error:
+        findings.problems.append(f"{error}: run `pip install -r requirements.txt` first")
+        return None
+
+
+def _check_files(folder: Path, findings: Findings) -> None:
+    """Compare every file with the manifest, and the manifest with its own digest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
+        recorded = str(manifest["digest"])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        findings.problems.append(f"{MANIFEST} cannot be read: {error!r}")
+        return
+    for name, expected in sorted(files.items()):
+        problem = _file_problem(folder, name, expected)
+        if problem:
+            findings.problems.append(problem)
+    for name in NEEDED:
+        if name not in files:
+            findings.problems.append(f"{MANIFEST} does not list {name}")
+    if _digest(files) != recorded:
+        findings.problems.append(f"{MANIFEST} was changed: its digest is not that of its files")
+    findings.figures.update(files=len(files), digest=recorded)
+    _note_extra_files(folder, files, findings)
+
+
+def _file_problem(folder: Path, name: str, expected: str) -> str:
+    """Return what is wrong with one listed file, or an empty string."""
+    outside = f"{MANIFEST} lists {name!r}, which points outside this folder"
+    if not name or "\\" in name or ":" in name or ".." in name.split("/"):
+        return outside
+    root, path = folder.resolve(), (folder / name).resolve()
+    if root not in path.parents:
+        return outside
+    if not path.is_file():
+        return f"{name} is missing"
+    found = _sha256(path)
+    if found != expected:
+        return f"{name} was changed: sha256 {found[:12]} is not the recorded {expected[:12]}"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    text = json.dumps(sorted(files.items()), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _note_extra_files(folder: Path, files: Mapping[str, str], findings: Findings) -> None:
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    extra = sorted(present - set(files) - {MANIFEST})
+    for name in extra[:5]:
+        findings.notes.append(f"{name} is no part of the bundle")
+    if len(extra) > 5:
+        findings.notes.append(f"{len(extra) - 5} more files are no part of the bundle")
+
+
+def _check_versions(about: Mapping[str, Any], model: Model, findings: Findings) -> None:
+    """Record what computes here; an older runtime than asked for is worth a note."""
+    minimum, found = str(about["runtime"]["minimum"]), model.runtime_version
+    if _version(found) < _version(minimum):
+        findings.notes.append(f"onnxruntime {found} is older than {minimum}, which is asked for")
+    findings.figures.update(
+        target=str(about["target"]["name"]),
+        precision=str(about["precision"]),
+        onnxruntime=found,
+        python=platform.python_version(),
+        machine=platform.machine(),
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
+
+
+def _read_golden(path: Path) -> list[Golden]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            texts = (row["text"], row["text_b"]) if "text_b" in row else (row["text"],)
+            rows.append(
+                Golden(texts, row["input_ids"], row["token_type_ids"], row["logits"], row["label"])
+            )
+    if not rows:
+        raise ValueError("golden.jsonl holds no rows")
+    return rows
+
+
+def _check_tokens(rows: Sequence[Golden], model: Model, findings: Findings) -> bool:
+    """Compare token and type ids of every row; returns whether all are equal."""
+    wrong = []
+    for number, row in enumerate(rows, start=1):
+        feed = model.encode([row.texts])
+        ids, type_ids = feed["input_ids"].tolist()[0], feed["token_type_ids"].tolist()[0]
+        if ids != row.ids or type_ids != row.type_ids:
+            wrong.append(f"row {number}, {row}")
+    findings.figures.update(rows=len(rows))
+    if wrong:
+        findings.problems.append(
+            f"the tokens of {len(wrong)} of {len(rows)} golden rows differ, first {wrong[0]}"
+        )
+    return not wrong
+
+
+def _check_outputs(
+    rows: Sequence[Golden], model: Model, tolerances: Mapping[str, Any], findings: Findings
+) -> None:
+    """Run every row and judge the outputs by the tolerances of this precision."""
+    found = [model.logits(model.encode([row.texts])).tolist()[0] for row in rows]
+    for index, row in enumerate(rows):
+        problem = _row_problem(row, found[index], model.labels)
+        if problem:
+            findings.problems.append(f"row {index + 1}, {row}: {problem}")
+            return
+    if "max_abs" in tolerances:
+        _judge_exact(rows, found, float(tolerances["max_abs"]), "", findings)
+        padded = _in_batches(rows, model, 8)
+        _judge_exact(rows, padded, float(tolerances["max_abs"]), " in a padded batch", findings)
+    else:
+        _judge_direction(rows, found, tolerances, findings)
+
+
+def _row_problem(row: Golden, logits: list[float], labels: Sequence[str]) -> str:
+    """Return why a row cannot be compared at all, or an empty string."""
+    if len(row.logits) != len(logits) or not all(map(math.isfinite, row.logits)):
+        return f"golden.jsonl records an output of {row.logits}"
+    if row.label != labels[_best(row.logits)]:
+        return "golden.jsonl records a label that is not that of its output"
+    if not all(map(math.isfinite, logits)):
+        return f"the output is {logits}"
+    return ""
+
+
+def _in_batches(rows: Sequence[Golden], model: Model, size: int) -> list[list[float]]:
+    found: list[list[float]] = []
+    for start in range(0, len(rows), size):
+        batch = [row.texts for row in rows[start : start + size]]
+        found += model.logits(model.encode(batch)).tolist()
+    return found
+
+
+def _judge_exact(
+    rows: Sequence[Golden],
+    found: Sequence[list[float]],
+    limit: float,
+    how: str,
+    findings: Findings,
+) -> None:
+    distances = [
+        max(map(abs, map(operator.sub, row.logits, found[index]))) for index, row in enumerate(rows)
+    ]
+    worst = max(range(len(rows)), key=distances.__getitem__)
+    findings.figures.update({"max_abs_padded" if how else "max_abs": distances[worst]})
+    wrong = [distance for distance in distances if not distance <= limit]
+    if wrong:
+        findings.problems.append(
+            f"the output of {len(wrong)} of {len(rows)} golden rows differs{how} by more than "
+            f"{limit:g}, most ({distances[worst]:.3g}) in row {worst + 1}, {rows[worst]}"
+        )
+
+
+def _judge_direction(
+    rows: Sequence[Golden],
+    found: Sequence[list[float]],
+    tolerances: Mapping[str, Any],
+    findings: Findings,
+) -> None:
+    """Judge int8: cosines and decisions of the rows that were clear where this was made."""
+    margins = [_margin(row.logits) for row in rows]
+    close = float(tolerances["close_call"]) * statistics.median(margins)
+    clear = [index for index, margin in enumerate(margins) if margin >= close]
+    cosines = {index: _cosine(rows[index].logits, found[index]) for index in clear}
+    low = [index for index in clear if not cosines[index] >= float(tolerances["row_cosine"])]
+    changed = [i for i in range(len(rows)) if _best(rows[i].logits) != _best(found[i])]
+    mean = sum(cosines.values()) / len(cosines)
+    findings.figures.update(
+        mean_cosine=mean,
+        min_cosine=min(cosines.values()),
+        agreement=1 - len(changed) / len(rows),
+        close_calls=len(rows) - len(clear),
+    )
+    if len(clear) < len(rows):
+        findings.notes.append(
+            f"{len(rows) - len(clear)} of {len(rows)} rows were too close to call where this was "
+            f"made (margin under {close:.3g}) and are not judged; "
+            f"{len(set(changed) - set(clear))} of them decide otherwise here"
+        )
+    if not mean >= float(tolerances["mean_cosine"]):
+        findings.problems.append(
+            f"the outputs' mean cosine is {mean:.5f}, expected at least {tolerances['mean_cosine']}"
+        )
+    for what, wrong in (
+        (f"have a cosine below {tolerances['row_cosine']}", low),
+        ("get another label", [index for index in changed if index in cosines]),
+    ):
+        if wrong:
+            first = f"row {wrong[0] + 1}, {rows[wrong[0]]}"
+            findings.problems.append(f"{len(wrong)} of {len(rows)} golden rows {what}: {first}")
+
+
+def _best(logits: Sequence[float]) -> int:
+    return max(range(len(logits)), key=logits.__getitem__)
+
+
+def _margin(logits: Sequence[float]) -> float:
+    first, second = sorted(logits, reverse=True)[:2]
+    return first - second
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    product = math.hypot(*a) * math.hypot(*b)
+    return sum(map(operator.mul, a, b)) / product if product else float(a == b)
+
+
+def _print(findings: Findings, as_json: bool) -> None:
+    passed = not findings.problems
+    if as_json:
+        report = {
+            "passed": passed,
+            "problems": findings.problems,
+            "notes": findings.notes,
+            **findings.figures,
+        }
+        print(json.dumps(report))
+        return
+    lines = ["PASS" if passed else "FAIL"]
+    lines += [f"problem: {problem}" for problem in findings.problems]
+    lines += [f"note: {note}" for note in findings.notes]
+    for name, value in findings.figures.items():
+        lines.append(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+    print("\n".join(lines).encode("ascii", "backslashreplace").decode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Prove that this folder is whole and works here.")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(arguments)
+    findings = examine(Path(__file__).resolve().parent)
+    _print(findings, options.json)
+    return 4 if findings.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Write the folder that runs on the device: model, tokenizer, proofs, sample, self-test.
+
+The caller seals it: `drafting` of `toolchain.artifact` writes manifest.json with the sha256 of
+every file, which the self-test reads. `toolchain.bundle.check.selftest` then proves it here.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from toolchain.artifact import file_sha256, out_of_disk
+from toolchain.bundle.about import REQUIRES, About, Kind, ModelFile
+from toolchain.bundle.assets.classify import BundleError, Classifier
+from toolchain.bundle.golden import Row, golden_rows, padding_of
+from toolchain.bundle.readme import render
+from toolchain.errors import IntegrityError, UsageError
+from toolchain.measurement import Measurement, Metric
+from toolchain.models.loading import load_tokenizer
+from toolchain.target import Target
+
+__all__ = ["build"]
+
+_ASSETS = Path(__file__).resolve().parent / "assets"
+_SCRIPTS = ("classify.py", "selftest.py")
+_KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+# What onnxruntime 1.22.1, the oldest one a bundle asks for, can open.
+_MAX_IR_VERSION = 10
+
+
+def build(
+    out: Path,
+    *,
+    target: Target,
+    model: Path,
+    model_digest: str,
+    tokenizer: Path,
+    labels: tuple[str, ...],
+    kind: Kind,
+    max_tokens: int,
+    golden_texts: Sequence[str] | Sequence[tuple[str, str]],
+    precision: str,
+    lineage: Mapping[str, str],
+    licenses: Mapping[str, str],
+    metric: Metric | None = None,
+    measurements: Sequence[Measurement] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a bundle into the empty folder `out`.
+
+    `model_digest` is the sha256 of the .onnx file that was verified and measured; `tokenizer` is
+    a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real rows of the
+    task; `licenses` maps file names to texts.
+
+    Raises UsageError for arguments that make no bundle or that the target does not take, and
+    IntegrityError when the model is not the one of that digest, answers with another number of
+    labels, or the shipped tokenizer does not give the Hugging Face one's tokens.
+    """
+    _check_arguments(out, tokenizer, labels, licenses)
+    rows = _own_rows(golden_texts, kind)
+    reference = load_tokenizer(tokenizer)
+    about = About(
+        target=target,
+        model=_inspect(model, model_digest),
+        padding=padding_of(reference),
+        labels=labels,
+        kind=kind,
+        max_tokens=max_tokens,
+        precision=precision,
+        lineage=lineage,
+        metric=metric,
+        measurements=tuple(measurements),
+        notes=tuple(notes),
+    )
+    _check_target(about)
+    try:
+        _copy(out, model, tokenizer)
+        _write_texts(out, about, licenses)
+    except OSError as error:
+        raise out_of_disk(error, out) from error
+    try:
+        shipped = Classifier(out)
+        golden = golden_rows(reference, shipped, rows, kind=kind, max_tokens=max_tokens)
+    except BundleError as error:
+        raise IntegrityError(f"{model}: the bundle does not run here: {error}") from None
+    lines = [json.dumps(row) + "\n" for row in golden]
+    (out / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _check_arguments(
+    out: Path, tokenizer: Path, labels: tuple[str, ...], licenses: Mapping[str, str]
+) -> None:
+    if any(out.iterdir()):
+        raise UsageError(f"{out}: expected an empty folder")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (tokenizer / name).is_file():
+            raise UsageError(f"{tokenizer}: holds no {name}", "save it with save_pretrained")
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise UsageError(f"expected two or more labels of different names, found {labels!r}")
+    for name in licenses:
+        if PurePosixPath(name).name != name or "\\" in name or name in ("", ".", ".."):
+            raise UsageError(f"the licence file name {name!r} is not a plain file name")
+
+
+def _own_rows(texts: Sequence[str] | Sequence[tuple[str, str]], kind: Kind) -> list[Row]:
+    rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    expected = 2 if kind == "pair" else 1
+    for number, row in enumerate(rows, start=1):
+        if len(row) != expected:
+            raise UsageError(f"golden text {number}: a {kind} row, but found {len(row)} texts")
+    return rows
+
+
+def _inspect(path: Path, digest: str) -> ModelFile:
+    """Read what an .onnx file declares; refuse one that older runtimes or the scripts can't use."""
+    found = file_sha256(path)
+    if found != digest:
+        raise IntegrityError(
+            f"{path}: sha256 {found[:12]} is not {digest[:12]}, the model that was verified"
+        )
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise UsageError(f"{path}: not an ONNX file: {error}") from None
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
+        raise UsageError(f"{path}: keeps weights in another file", "export it as one file")
+    if proto.ir_version > _MAX_IR_VERSION:
+        raise UsageError(
+            f"{path}: ONNX IR version {proto.ir_version}, but onnxruntime "
+            f"{REQUIRES['onnxruntime']} opens at most {_MAX_IR_VERSION}",
+            "save the model with an older IR version",
+        )
+    inputs = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    usable = set(inputs) <= set(_KNOWN_INPUTS) and "input_ids" in inputs
+    if not usable or set(inputs.values()) != {onnx.TensorProto.INT64}:
+        expected = ", ".join(_KNOWN_INPUTS)
+        raise UsageError(f"{path}: takes {', '.join(inputs)}, expected int64 inputs of {expected}")
+    return ModelFile(
+        sha256=found,
+        file_bytes=path.stat().st_size,
+        opset=max(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
+        ir_version=proto.ir_version,
+        inputs=tuple(inputs),
+        output=_logits_output([value.name for value in proto.graph.output], path),
+    )
+
+
+def _logits_output(names: Sequence[str], path: Path) -> str:
+    if "logits" in names:
+        return "logits"
+    if len(names) != 1:
+        raise UsageError(f"{path}: gives {', '.join(names)}, expected one called logits")
+    return names[0]
+
+
+def _check_target(about: About) -> None:
+    reasons = about.target.why_not(
+        format="onnx",
+        precision=about.precision,
+        opset=about.model.opset,
+        file_bytes=about.model.file_bytes,
+    )
+    if reasons:
+        raise UsageError("; ".join(reasons))
+
+
+def _copy(out: Path, model: Path, tokenizer: Path) -> None:
+    shutil.copyfile(model, out / "model.onnx")
+    shutil.copyfile(tokenizer / "tokenizer.json", out / "tokenizer.json")
+    if (tokenizer / "vocab.txt").is_file():
+        shutil.copyfile(tokenizer / "vocab.txt", out / "vocab.txt")
+        _check_vocabulary(out)
+    for name in _SCRIPTS:
+        shutil.copyfile(_ASSETS / name, out / name)
+
+
+def _check_vocabulary(out: Path) -> None:
+    """Refuse a vocab.txt that numbers its tokens unlike tokenizer.json."""
+    content = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = content["model"]["vocab"]
+    for number, token in enumerate((out / "vocab.txt").read_text(encoding="utf-8").split("\n")):
+        if token and ids.get(token) != number:
+            raise IntegrityError(
+                f"vocab.txt: {token!r} is number {number}, but {ids.get(token)} in tokenizer.json"
+            )
+
+
+def _write_texts(out: Path, about: About, licenses: Mapping[str, str]) -> None:
+    folder = out / "LICENSES"
+    texts = {
+        out / "bundle.json": json.dumps(about.as_json(), indent=2) + "\n",
+        out / "README.md": render(about, sorted(licenses)),
+        out / "requirements.txt": "".join(f"{k}>={v}\n" for k, v in REQUIRES.items()),
+        **{folder / name: text for name, text in licenses.items()},
+    }
+    folder.mkdir()
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")

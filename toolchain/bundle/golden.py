@@ -1,0 +1,152 @@
+"""Golden rows: texts whose tokens and outputs a device must reproduce.
+
+Real rows of the task stand beside rows made to break tokenizers: accents in both forms, scripts
+without spaces, emoji of several code points, control characters, text in the shape of special
+tokens, nothing at all, and rows longer than the model takes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from toolchain.bundle.about import Kind, Padding
+from toolchain.bundle.assets.classify import Classifier
+from toolchain.errors import IntegrityError, UsageError
+
+__all__ = ["Row", "golden_rows", "padding_of", "tricky_rows"]
+
+Row = tuple[str, ...]
+
+# How many of the task's own rows are kept beside the tricky ones.
+_OWN_ROWS = 64
+
+_TRICKY = (
+    "",
+    " ",
+    "\t \n \r\n",
+    "a",
+    "?!",
+    "... --- ,,, ;;; ''' \"\"\"",
+    "it 's n't \"quoted\" -- (really) [sic] {x} <b>bold</b> &amp;",
+    "caf\u00e9 na\u00efve \u00fcber \u0141\u00f3d\u017a \u00c5ngstr\u00f6m",
+    "cafe\u0301 nai\u0308ve u\u0308ber a\u030angstrom",
+    "\u0130stanbul \u0131l\u0131k I\u0307",
+    "stra\u00dfe STRASSE \u1e9e",
+    "\ufb01ne \ufb02ow \uff26\uff55\uff4c\uff4c\uff11\uff12 \u2168 x\u00b2 \u00bd",
+    "\u4f60\u597d\u4e16\u754c good\u4e16\u754cbad",
+    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3067\u3059\u3002",
+    "\ud55c\uad6d\uc5b4 \u1112\u1161\u11ab",
+    "\U00020000\U0002a6d6 rare ideographs",
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0650\u0643\u064f\u0645",
+    "\u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+    "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd \u041f\u0440\u0438\u0432\u0435\u0442 \u039f\u03a3",
+    "great \U0001f600 \U0001f44d\U0001f3fd \u2764\ufe0f",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea 1\ufe0f\u20e3",
+    "zero\u200bwidth\u00adsoft\u2060join\ufeffmark",
+    "hard\u00a0space\u2003em\u3000wide\u202fthin",
+    "line\u2028paragraph\u2029next\u0085form\x0cfeed",
+    "nul\x00bell\x07escape\x1b[31mred\x7f",
+    "\ufffd \ue000 \ufdd0 \uffff",
+    "\u202eright to left\u202c Z\u0310\u0311a\u0312\u0313l\u0314go",
+    "[CLS] one [SEP] two [MASK] [UNK] [PAD]",
+    "<s> </s> <pad> <|endoftext|>",
+    "https://example.org/a?b=c&d=%20#e user@example.org #tag",
+    "1,234.56 -7e-3 3/4 12:30 $5 \u20ac10 \u00a33 50%",
+    "CamelCase snake_case kebab-case C++ C# .NET",
+    "\u201ccurly\u201d \u2018quotes\u2019 \u2014 dash\u2026 \u00abguillemets\u00bb",
+    "a" * 300,
+)
+
+
+class _Encoding(Protocol):
+    """What is needed of a tokenizer's answer to a list of rows."""
+
+    input_ids: list[list[int]]
+    token_type_ids: list[list[int]]
+
+
+def tricky_rows(kind: Kind, max_tokens: int) -> list[Row]:
+    """Return at least 32 rows made to find differences; the last ones exceed `max_tokens`."""
+    exact = " ".join(["good"] * max(1, max_tokens - 2))
+    long = "the film is not bad " * (max_tokens // 4 + 4)
+    texts = [*_TRICKY, exact, f"{exact} bad", long, "\u4e2d\u6587" * max_tokens]
+    if kind == "single":
+        return [(text,) for text in texts]
+    step = len(texts) // 2 - 1
+    pairs = [(text, texts[(i + step) % len(texts)]) for i, text in enumerate(texts)]
+    return [*pairs, (long, "short"), ("short", long), (long, long)]
+
+
+def padding_of(tokenizer: PreTrainedTokenizerFast) -> Padding:
+    """Return how this tokenizer pads and truncates. Raises UsageError without a padding token."""
+    pad_id, pad_token = tokenizer.pad_token_id, tokenizer.pad_token
+    if not isinstance(pad_id, int) or not isinstance(pad_token, str):
+        raise UsageError("the tokenizer has no padding token", "give it one and save it again")
+    return Padding(
+        pad_id=pad_id,
+        pad_token=pad_token,
+        pad_type_id=int(tokenizer.pad_token_type_id),
+        truncation_side=str(tokenizer.truncation_side),
+    )
+
+
+def golden_rows(
+    reference: PreTrainedTokenizerFast,
+    shipped: Classifier,
+    own: Sequence[Row],
+    *,
+    kind: Kind,
+    max_tokens: int,
+) -> list[dict[str, Any]]:
+    """Return the content of golden.jsonl: the task's `own` rows first, then the tricky ones.
+
+    Token ids are those of the Hugging Face tokenizer, outputs those of the shipped model on them,
+    one row at a time. Raises IntegrityError where the shipped tokenizer gives other tokens, or
+    the model an answer that is not finite.
+    """
+    rows = [*own[:_OWN_ROWS], *tricky_rows(kind, max_tokens)]
+    return [_golden(reference, shipped, row, max_tokens) for row in rows]
+
+
+def _golden(
+    reference: PreTrainedTokenizerFast, shipped: Classifier, row: Row, max_tokens: int
+) -> dict[str, Any]:
+    # Lists, as in training: called with bare texts it takes an empty second one for none at all.
+    expected: _Encoding = reference(
+        *([text] for text in row),
+        truncation="longest_first",
+        max_length=max_tokens,
+        return_token_type_ids=True,
+    )
+    ids, type_ids = expected.input_ids[0], expected.token_type_ids[0]
+    feed = shipped.encode([row])
+    _same("token ids", row, ids, feed["input_ids"])
+    _same("type ids", row, type_ids, feed["token_type_ids"])
+    logits = shipped.logits(feed)[0]
+    if not np.isfinite(logits).all():
+        raise IntegrityError(f"the model answers {logits.tolist()} to {_shown(row)}")
+    texts = {"text": row[0]} if len(row) == 1 else {"text": row[0], "text_b": row[1]}
+    return {
+        **texts,
+        "input_ids": ids,
+        "token_type_ids": type_ids,
+        "logits": logits.tolist(),
+        "label": shipped.labels[int(logits.argmax())],
+    }
+
+
+def _same(what: str, row: Row, expected: list[int], found_1N: NDArray[np.int64]) -> None:
+    found = found_1N[0].tolist()
+    if found != expected:
+        raise IntegrityError(
+            f"the {what} of {_shown(row)} are {found[:16]} with the shipped tokenizer.json, "
+            f"expected {expected[:16]} as with the Hugging Face tokenizer",
+            "save the tokenizer again with save_pretrained",
+        )
+
+
+def _shown(row: Row) -> str:
+    return ascii(row[0] if len(row) == 1 else row)[:60]

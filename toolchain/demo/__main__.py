@@ -1,0 +1,40 @@
+"""`python -m toolchain.demo`: the whole of toolchain on a task and an encoder of its own."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolchain.__main__ import main as toolchain
+from toolchain.demo import encoder, grammar
+from toolchain.errors import ToolchainError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the inputs, show the command a user would type, run it; return its exit code.
+
+    Options that are not known here go to `toolchain compress`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m toolchain.demo", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/demo"), metavar="DIR")
+    options, rest = parser.parse_known_args(argv)
+    output: Path = options.output
+    inputs = output.with_name(f"{output.name}-inputs")
+    try:
+        grammar.write(inputs / "data")
+        teacher = encoder.fetch(inputs / "encoder")
+    except ToolchainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    command = ["compress", "--teacher", str(teacher), "--data", str(inputs / "data")]
+    command += ["--layers", "3", "--target", "host", "--target", "raspberry-pi-4"]
+    command += ["-o", str(output), *rest]
+    print(f"$ toolchain {shlex.join(command)}", file=sys.stderr)
+    return toolchain(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

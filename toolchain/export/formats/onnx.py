@@ -1,0 +1,211 @@
+"""ONNX: one self-contained file for ONNX Runtime and its kin, traced by torch.export.
+
+The file is a pure function of the model: no date, no version, no stack trace, no path. Batch and
+sequence are free, down to one row of one token. Attention is written as the four plain nodes it
+is (MatMul, Add, Softmax, MatMul), which runtimes fuse as suits their device.
+"""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.export import Dim
+from transformers import PreTrainedModel
+
+from toolchain.artifact import write_atomic
+from toolchain.errors import StepError, UsageError
+from toolchain.export.attention import plain_attention
+from toolchain.export.exporter import Signature
+
+__all__ = ["export"]
+
+# A protobuf message cannot be larger; the graph itself takes some of it.
+_MAX_WEIGHT_BYTES = 2**31 - 2**24
+_OPSETS = range(18, 22)
+_AXES = ("batch", "sequence")
+_OUTPUT = "logits"
+
+
+def export(
+    model: PreTrainedModel,
+    out: Path,
+    *,
+    opset: int = 20,
+    sample: Mapping[str, Tensor] | None = None,
+) -> Signature:
+    """Write a sequence classifier as an ONNX file; twice the same model, twice the same bytes.
+
+    Inputs are `input_ids`, `attention_mask` and, where the model has several token types,
+    `token_type_ids`: all int64 (batch, sequence). The output is `logits`, float32 (batch,
+    classes). `model` is in eval mode with float32 weights; `sample` holds inputs to trace with,
+    at least 2 rows of 2 tokens (made up when not given).
+
+    Raises UsageError for another kind of model, opset or sample, and for weights beyond the 2 GB
+    that one ONNX file can hold; StepError when the model cannot be traced.
+    """
+    _check(model, opset)
+    names = _input_names(model)
+    tensors = _sample(model, names, sample)
+    traced = _trace(_Logits(model, names).eval(), tensors, names, opset)
+    proto = _cleaned(traced)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise StepError(f"{out}: the traced graph is not valid ONNX: {error}") from None
+    write_atomic(out, proto.SerializeToString(deterministic=True))
+    return Signature(
+        inputs=names,
+        outputs=(_OUTPUT,),
+        opset=opset,
+        dynamic_axes={**dict.fromkeys(names, _AXES), _OUTPUT: ("batch", "")},
+    )
+
+
+def _check(model: PreTrainedModel, opset: int) -> None:
+    kind = type(model).__name__
+    if not kind.endswith("ForSequenceClassification"):
+        raise UsageError(f"export to onnx: expected a sequence classifier, found {kind}")
+    if opset not in _OPSETS:
+        known = f"{_OPSETS.start} to {_OPSETS.stop - 1}"
+        raise UsageError(f"export to onnx: opset {opset} is not supported, expected {known}")
+    if model.training:
+        raise UsageError(f"export to onnx: {kind} is in training mode", "call model.eval() first")
+    other = {str(p.dtype) for p in model.parameters()} - {"torch.float32"}
+    if other:
+        raise UsageError(
+            f"export to onnx: expected float32 weights, found {', '.join(sorted(other))}",
+            "load the model with dtype=torch.float32",
+        )
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size > _MAX_WEIGHT_BYTES:
+        raise UsageError(
+            f"export to onnx: the weights have {size} bytes, one ONNX file holds at most "
+            f"{_MAX_WEIGHT_BYTES}",
+            "distil to a smaller student first",
+        )
+
+
+def _input_names(model: PreTrainedModel) -> tuple[str, ...]:
+    names = ["input_ids", "attention_mask"]
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    # RoBERTa-like models take token types but know only one.
+    if takes_types and getattr(model.config, "type_vocab_size", 1) > 1:
+        names.append("token_type_ids")
+    return tuple(names)
+
+
+def _sample(
+    model: PreTrainedModel, names: tuple[str, ...], given: Mapping[str, Tensor] | None
+) -> tuple[Tensor, ...]:
+    if given is None:
+        # Sizes of one would be taken for constants.
+        ids = torch.arange(2 * 7).reshape(2, 7) % model.config.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1, 4:] = 0
+        made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
+        return tuple(made[name] for name in names)
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise UsageError(f"export to onnx: the sample lacks {missing[0]!r}")
+    tensors = tuple(given[name] for name in names)
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.dtype != torch.int64 or tensor.ndim != 2 or min(tensor.shape) < 2:
+            raise UsageError(
+                f"export to onnx: sample {name!r} is {tensor.dtype} {list(tensor.shape)}, "
+                "expected torch.int64 of at least 2 rows and 2 tokens"
+            )
+    return tensors
+
+
+class _Logits(torch.nn.Module):
+    """The model as a function of tensors in a fixed order that returns one tensor."""
+
+    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the logits (B, C) for int64 inputs (B, N) in the order of `names`."""
+        outputs = self.model(**dict(zip(self.names, values, strict=True)), return_dict=True)
+        logits: Tensor = outputs.logits
+        return logits
+
+
+def _trace(
+    module: _Logits, tensors: tuple[Tensor, ...], names: tuple[str, ...], opset: int
+) -> ir.Model:
+    free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                tensors,
+                dynamo=True,
+                opset_version=opset,
+                input_names=names,
+                output_names=(_OUTPUT,),
+                dynamic_shapes=(tuple(free for _ in names),),
+                custom_translation_table={attention: plain_attention},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        reason = str(cause).strip().split("\n", 1)[0]
+        kind = type(module.model).__name__
+        raise StepError(f"export to onnx: {kind} cannot be traced: {reason}") from error
+    if program is None:
+        raise StepError("export to onnx: the exporter returned no program")
+    traced: ir.Model = program.model
+    return traced
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself; every other warning passes."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Raised by torch's own code about itself.
+            warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+            yield
+    finally:
+        registration.setLevel(level)
+
+
+def _cleaned(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a message without anything that does not change what it computes."""
+    proto: onnx.ModelProto = ir.to_proto(model)
+    graph = proto.graph
+    proto.producer_name, graph.name = "toolchain", "classifier"
+    for described in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        described.ClearField("doc_string")
+        del described.metadata_props[:]
+    proto.ClearField("producer_version")
+    # Inferred shapes are named by counters of the tracer, and stop onnxruntime's quantiser.
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_param = _AXES[axis]
+    _strip_prefix(graph)
+    return proto
+
+
+def _strip_prefix(graph: onnx.GraphProto) -> None:
+    """Give every weight the name it has in the checkpoint."""
+    prefix = "model."
+    for tensor in graph.initializer:
+        tensor.name = tensor.name.removeprefix(prefix)
+    for node in graph.node:
+        node.input[:] = [name.removeprefix(prefix) for name in node.input]

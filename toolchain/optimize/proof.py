@@ -1,0 +1,77 @@
+"""Proof that a rewritten classifier computes what its source did, by running both."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from toolchain.errors import IntegrityError
+
+__all__ = ["TOLERANCE", "check_equal"]
+
+# Largest difference of two logits that rounding explains, where logits are around 1 or smaller.
+TOLERANCE = 1e-5
+
+# Rows and tokens: one token alone, padded rows of several lengths.
+_SHAPES = ((1, 1), (2, 5), (3, 12))
+
+
+def check_equal(source: onnx.ModelProto, result: onnx.ModelProto, *, where: str) -> None:
+    """Raise IntegrityError unless both models give the same outputs on padded random batches.
+
+    Both are run as written, without a runtime's own optimisations.
+    """
+    first, second = _session(source), _session(result)
+    if _signature(source) != _signature(result):
+        raise IntegrityError(f"{where}: the rewritten graph has other inputs or outputs")
+    for feed in _feeds(source):
+        for expected, found in zip(first.run(None, feed), second.run(None, feed), strict=True):
+            if expected.shape != found.shape:
+                raise IntegrityError(
+                    f"{where}: the rewritten graph returns shape {list(found.shape)}, "
+                    f"expected {list(expected.shape)}"
+                )
+            moved = float(np.abs(expected - found).max(initial=0.0))
+            limit = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+            if not moved <= limit:
+                shape = list(feed[next(iter(feed))].shape)
+                raise IntegrityError(
+                    f"{where}: rewriting moved the outputs by {moved:.2e} on inputs of shape "
+                    f"{shape}, expected at most {limit:.0e}"
+                )
+
+
+def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _signature(proto: onnx.ModelProto) -> list[tuple[str, bytes]]:
+    values = (*proto.graph.input, *proto.graph.output)
+    return [(value.name, value.type.SerializeToString(deterministic=True)) for value in values]
+
+
+def _feeds(proto: onnx.ModelProto) -> Iterator[Mapping[str, np.ndarray]]:
+    rows_of = {tensor.name: tensor.dims[0] for tensor in proto.graph.initializer if tensor.dims}
+    limits = {
+        node.input[1]: rows_of[node.input[0]]
+        for node in proto.graph.node
+        if node.op_type == "Gather" and node.input[0] in rows_of
+    }
+    generator = np.random.default_rng(0)
+    for rows, tokens in _SHAPES:
+        lengths = generator.integers(1, tokens + 1, rows)
+        lengths[0] = tokens
+        mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
+        yield {
+            value.name: mask
+            if value.name == "attention_mask"
+            else generator.integers(0, limits.get(value.name, 2), (rows, tokens)) * mask
+            for value in proto.graph.input
+        }

@@ -1,0 +1,45 @@
+"""Graph rewrites applied to a file: read once, rewritten in memory, proved, written once."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from toolchain.optimize.graph import read_proto, tidy, to_proto, write_proto
+from toolchain.optimize.proof import check_equal
+from toolchain.optimize.transform import PassFacts
+
+__all__ = ["Rewrite", "rewritten"]
+
+# Changes the model in place and returns how many places it changed.
+Rewrite = Callable[[ir.Model], int]
+
+
+def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple[PassFacts, ...]:
+    """Apply named rewrites in order and write the result; nothing is written when it is wrong.
+
+    Raises UsageError for a file that is not ONNX, IntegrityError when the outputs moved by more
+    than rounding.
+    """
+    proto = read_proto(source)
+    model: ir.Model = ir.from_proto(proto)
+    facts = []
+    result = proto
+    for name, rewrite in rewrites.items():
+        nodes, size = len(result.graph.node), result.ByteSize()
+        changed = rewrite(model)
+        tidy(model)
+        result = to_proto(model)
+        facts.append(
+            PassFacts(
+                name=name,
+                changed=changed,
+                nodes_before=nodes,
+                nodes_after=len(result.graph.node),
+                bytes_before=size,
+                bytes_after=result.ByteSize(),
+            )
+        )
+    check_equal(proto, result, where=str(source))
+    write_proto(result, out)
+    return tuple(facts)

@@ -1,0 +1,130 @@
+"""ONNX Runtime: runs .onnx files, the runtime of most targets."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from toolchain.errors import IntegrityError, StepError, ToolchainError, UsageError
+from toolchain.runtimes.runtime import Feed, Session
+
+__all__ = ["open_session"]
+
+# What a cut, foreign or incomplete file raises; every other refusal is about what the file asks.
+_DAMAGED = (ort_errors.InvalidProtobuf, ort_errors.InvalidArgument, ort_errors.NoSuchFile)
+_REFUSED = (
+    *_DAMAGED,
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidGraph,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+_EXTERNAL = re.compile(r"\bExternal (data|initializer)\b")
+_PREFIX = re.compile(
+    r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : )?(Load model from .*? failed:)?\s*"
+)
+_SOURCE_LINE = re.compile(r"\b\w+\.cc:\d+ \w+ ")
+_FATAL = 4
+
+
+class _OnnxSession:
+    """One graph with int64 inputs (B, N) and one float output of logits (B, C)."""
+
+    def __init__(self, path: Path, session: ort.InferenceSession) -> None:
+        self._path = path
+        self._session: ort.InferenceSession | None = session
+        self._inputs = tuple(node.name for node in session.get_inputs())
+        self._output = _logits_of(path, session)
+
+    def run(self, feed: Feed) -> NDArray[np.float32]:
+        """Return the logits (B, C) of a feed of (B, N) arrays."""
+        assert self._session is not None, "the session is closed"
+        try:
+            inputs = {name: feed[name] for name in self._inputs}
+        except KeyError as missing:
+            raise UsageError(
+                f"{self._path}: the graph asks for {missing}, the feed has {', '.join(feed)}"
+            ) from None
+        try:
+            (logits,) = self._session.run([self._output], inputs)
+        except _REFUSED as error:
+            raise StepError(
+                f"{self._path}: onnxruntime failed on a feed of shape {_shape(feed)}: "
+                f"{_reason(error)}"
+            ) from None
+        return np.asarray(logits, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free the native session."""
+        self._session = None
+
+
+def _shape(feed: Feed) -> str:
+    return " x ".join(str(size) for size in next(iter(feed.values())).shape)
+
+
+def _reason(error: Exception) -> str:
+    """Return onnxruntime's reason as one line, without its own prefixes."""
+    text = _PREFIX.sub("", " ".join(str(error).split()))
+    return " ".join(_SOURCE_LINE.sub(" ", text).split()).rstrip(".")
+
+
+def _logits_of(path: Path, session: ort.InferenceSession) -> str:
+    """Return the name of the output to read: the one called logits, else the only one."""
+    for node in session.get_inputs():
+        if node.type != "tensor(int64)":
+            raise UsageError(
+                f"{path}: input {node.name!r} is {node.type}, a text model takes tensor(int64)"
+            )
+    names = [str(node.name) for node in session.get_outputs()]
+    if "logits" in names:
+        return "logits"
+    if len(names) != 1:
+        raise UsageError(f"{path}: no output is called 'logits', found {', '.join(names)}")
+    return names[0]
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL
+    if threads > 1:
+        # Waiting threads that spin burn the core that the next contender is timed on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _refusal(path: Path, error: Exception) -> ToolchainError:
+    # Weights beside the file that are cut or gone have no exception of their own.
+    if isinstance(error, _DAMAGED) or _EXTERNAL.search(str(error)):
+        return IntegrityError(
+            f"{path}: not a whole ONNX model: {_reason(error)}", "export or download it again"
+        )
+    return UsageError(f"{path}: onnxruntime {ort.__version__} cannot run it: {_reason(error)}")
+
+
+def open_session(path: Path, *, threads: int, provider: str) -> Session:
+    """Open an .onnx file with all graph optimisations, one node after the other.
+
+    `provider` is an onnxruntime provider that this installation has; there is no silent fallback
+    to another one.
+    """
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UsageError(f"{path}: {found}, onnxruntime opens an .onnx file")
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise UsageError(
+            f"onnxruntime has no provider {provider!r} here", f"it has: {', '.join(available)}"
+        )
+    try:
+        session = ort.InferenceSession(str(path), _options(threads), providers=[provider])
+    except _REFUSED as error:
+        raise _refusal(path, error) from None
+    return _OnnxSession(path, session)

@@ -1,0 +1,239 @@
+"""Gates: figures against limits, told as sentences; pure functions that say pass, fail or open.
+
+The fp32 export is judged by `exported`; a quantised variant against its fp32 parent by
+`mean_cosine`, `agreement`, `max_drop`, `smaller` and `faster`; what was promised of the shipped
+variant by `min_kept` and `latency`. What follows from the verdicts is `toolchain.verify.choice`.
+"""
+
+from toolchain.measurement import Measurement, Metric, Parity, Verdict
+from toolchain.recipe import Gates
+from toolchain.stats import median, ratio_of_rounds
+from toolchain.target import Target
+
+__all__ = [
+    "AGREEMENT",
+    "FASTER",
+    "LATENCY",
+    "MAX_ABS",
+    "MAX_DROP",
+    "MEAN_COSINE",
+    "MIN_KEPT",
+    "SMALLER",
+    "agreement",
+    "exported",
+    "faster",
+    "latency",
+    "max_drop",
+    "mean_cosine",
+    "min_kept",
+    "smaller",
+]
+
+MAX_ABS = "max_abs"
+MEAN_COSINE = "mean_cosine"
+AGREEMENT = "agreement"
+MAX_DROP = "max_drop"
+SMALLER = "smaller"
+FASTER = "faster"
+MIN_KEPT = "min_kept"
+LATENCY = "latency_ms"
+
+# A difference of two parts of n rows is not exact: 0.91 - 0.90 exceeds 0.01 in binary.
+_ROUNDING = 1e-9
+
+
+def exported(parity: Parity, gates: Gates, *, model: str) -> Verdict:
+    """Judge the fp32 export against PyTorch: a miss is a matter of integrity (exit 4)."""
+    passed = parity.rows > 0 and parity.max_abs <= gates.max_abs
+    return Verdict(
+        gate=MAX_ABS,
+        model=model,
+        limit=f"logits at most {gates.max_abs:g} from {parity.against}",
+        observed=f"{parity.max_abs:.2g} over {parity.rows} rows",
+        passed=passed,
+        why=(
+            f"computes what {parity.against} computes"
+            if passed
+            else f"does not compute what {parity.against} computes"
+        ),
+        blocking=True,
+    )
+
+
+def mean_cosine(parity: Parity, gates: Gates, *, model: str) -> Verdict:
+    """Judge the direction of a quantised variant's logits against its parent's."""
+    passed = parity.rows > 0 and parity.mean_cosine >= gates.mean_cosine
+    return Verdict(
+        gate=MEAN_COSINE,
+        model=model,
+        limit=f"at least {gates.mean_cosine:g} with {parity.against}",
+        observed=(
+            f"{parity.mean_cosine:.5f} (lowest {parity.min_cosine:.5f}) over {parity.rows} rows"
+        ),
+        passed=passed,
+        why=f"{'keeps' if passed else 'loses'} the direction of the logits of {parity.against}",
+    )
+
+
+def agreement(parity: Parity, gates: Gates, *, model: str) -> Verdict:
+    """Judge how many decisions a quantised variant shares with its parent."""
+    passed = parity.rows > 0 and parity.agreement >= gates.agreement
+    changed = round((1 - parity.agreement) * parity.rows)
+    return Verdict(
+        gate=AGREEMENT,
+        model=model,
+        limit=f"at least {gates.agreement:.2%} of the decisions of {parity.against}",
+        observed=f"{parity.agreement:.2%}: {changed} of {parity.rows} differ",
+        passed=passed,
+        why=f"decides {'like' if passed else 'too often unlike'} {parity.against}",
+    )
+
+
+def max_drop(candidate: Metric, parent: Metric, gates: Gates, *, model: str) -> Verdict:
+    """Judge the absolute drop of the task metric from the fp32 parent on the same split."""
+    assert (candidate.name, candidate.split) == (parent.name, parent.split)
+    change = candidate.value - parent.value
+    passed = change >= -gates.max_drop - _ROUNDING
+    return Verdict(
+        gate=MAX_DROP,
+        model=model,
+        limit=f"{candidate.name} at most {gates.max_drop:g} below fp32",
+        observed=(
+            f"{candidate.value:.4f} against {parent.value:.4f} ({change:+.4f}) "
+            f"on {candidate.rows} rows of {candidate.split}"
+        ),
+        passed=passed,
+        why=f"loses {'no more' if passed else 'more'} {candidate.name} than allowed",
+    )
+
+
+def smaller(candidate_bytes: int, parent_bytes: int, *, model: str) -> Verdict:
+    """Judge whether the file of a quantised variant is smaller than its parent's."""
+    passed = candidate_bytes < parent_bytes
+    return Verdict(
+        gate=SMALLER,
+        model=model,
+        limit=f"less than the {parent_bytes:,} bytes of fp32",
+        observed=f"{candidate_bytes:,} bytes ({candidate_bytes / parent_bytes:.1%})",
+        passed=passed,
+        why=f"{'is' if passed else 'is not'} smaller than its fp32 parent",
+    )
+
+
+def faster(candidate: Measurement | None, parent: Measurement | None, *, model: str) -> Verdict:
+    """Judge whether a quantised variant is faster than its parent at the task's lengths.
+
+    The figure is the median over the alternating rounds of parent time / candidate time, each
+    side by its median of that round. Undecided without two comparable measurements.
+    """
+    limit = "median speed-up per round above 1"
+    if candidate is None or parent is None:
+        return _undecided(FASTER, model, limit, "it was not measured beside fp32")
+    doubt = _incomparable(candidate, parent)
+    if doubt:
+        return _undecided(FASTER, model, limit, doubt)
+    ratio = ratio_of_rounds(_round_medians(parent), _round_medians(candidate))
+    passed = ratio.median > 1
+    noisy = ratio.low <= 1 < ratio.high
+    return Verdict(
+        gate=FASTER,
+        model=model,
+        limit=limit,
+        observed=(
+            f"{ratio.median:.2f} x fp32 (quartiles {ratio.low:.2f} to {ratio.high:.2f} "
+            f"of {ratio.rounds} rounds)"
+        ),
+        passed=passed,
+        why=f"{'is' if passed else 'is not'} faster than fp32 on the machine of this run"
+        + (", but the rounds do not agree" if noisy else ""),
+    )
+
+
+def min_kept(metric: Metric, gates: Gates, *, model: str) -> Verdict | None:
+    """Judge the part of the teacher's metric kept; None where no limit was asked for."""
+    if gates.min_kept is None:
+        return None
+    limit = f"at least {gates.min_kept:.1%} of the teacher's {metric.name}"
+    if metric.kept is None:
+        why = f"the teacher's {metric.name} is unknown or not above 0"
+        found = f"{metric.name} {metric.value:.4f} on {metric.split}"
+        return _undecided(MIN_KEPT, model, limit, why, observed=found, blocking=True)
+    passed = metric.kept >= gates.min_kept - _ROUNDING
+    return Verdict(
+        gate=MIN_KEPT,
+        model=model,
+        limit=limit,
+        observed=f"{metric.kept:.1%} ({metric.name} {metric.value:.4f} on {metric.split})",
+        passed=passed,
+        why=f"keeps {'enough' if passed else 'too little'} of the teacher's {metric.name}",
+        blocking=True,
+    )
+
+
+def latency(
+    measured: Measurement | None, gates: Gates, *, target: Target, model: str
+) -> Verdict | None:
+    """Judge p50 at the task's lengths; None where no limit was asked for.
+
+    Decided only for a target that this run measures on; for any other, and without enough
+    samples, the verdict is open and says why.
+    """
+    if gates.latency_ms is None:
+        return None
+    limit = f"p50 at most {gates.latency_ms:g} ms on {target.name}"
+    if target.fidelity != "measured" or measured is None:
+        return _undecided(LATENCY, model, limit, f"not measured on {target.name}", blocking=True)
+    if measured.load.tokens != "task":
+        why = f"measured at {measured.load.tokens} tokens, not at the task's lengths"
+        return _undecided(LATENCY, model, limit, why, blocking=True)
+    p50_ms = measured.percentile_ms(50)
+    if p50_ms is None:
+        why = f"{len(measured.samples_ns)} samples are too few for a p50"
+        return _undecided(LATENCY, model, limit, why, blocking=True)
+    passed = p50_ms <= gates.latency_ms
+    return Verdict(
+        gate=LATENCY,
+        model=model,
+        limit=limit,
+        observed=f"{p50_ms:.3g} ms ({len(measured.samples_ns)} samples)",
+        passed=passed,
+        why=f"{'keeps' if passed else 'exceeds'} the latency budget at the task's lengths",
+        blocking=True,
+    )
+
+
+def _incomparable(candidate: Measurement, parent: Measurement) -> str:
+    """Return why two measurements say nothing about each other, or an empty string."""
+    if candidate.load != parent.load or candidate.load.tokens != "task":
+        return "it was not measured at the task's lengths under the load of fp32"
+    ours = (candidate.target, candidate.runtime, candidate.threads)
+    if ours != (parent.target, parent.runtime, parent.threads):
+        return "it was measured on another target, runtime or number of threads than fp32"
+    rounds, others = candidate.rounds_ns(), parent.rounds_ns()
+    if not rounds or len(rounds) != len(others) or not all([*rounds, *others]):
+        return "it was not measured in the same rounds as fp32"
+    return ""
+
+
+def _round_medians(measurement: Measurement) -> list[float]:
+    return [median(samples) for samples in measurement.rounds_ns()]
+
+
+def _undecided(
+    gate: str,
+    model: str,
+    limit: str,
+    why: str,
+    *,
+    observed: str = "not measured",
+    blocking: bool = False,
+) -> Verdict:
+    return Verdict(
+        gate=gate,
+        model=model,
+        limit=limit,
+        observed=observed,
+        passed=None,
+        why=why,
+        blocking=blocking,
+    )

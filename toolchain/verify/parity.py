@@ -1,0 +1,89 @@
+"""Outputs against the parent's on the same inputs: how far, in which direction, which decisions.
+
+Shapes: R rows, C classes. The cosine is that of a row of raw logits, taken as a vector of C
+figures. For small C it is a coarse figure: with two classes a row whose logits nearly cancel
+(0.02, -0.01) turns by a right angle when either moves by 0.03, and with one column it can only be
+1 or -1. It is kept as the definition all the same, because it needs no knowledge of the task and
+grows sharper with C; `agreement` says what it means for the decisions.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import IntegrityError
+from toolchain.measurement import Parity
+from toolchain.runtimes.runtime import Feed, Session
+
+__all__ = ["compare", "logits_of"]
+
+
+def logits_of(session: Session, batches: Iterable[Feed]) -> NDArray[np.float32]:
+    """Run a session over padded batches and return all logits (R, C), in the order of `batches`.
+
+    Batches made by length hold rows out of their original order; putting them back is the
+    caller's job, who made the batches. Raises IntegrityError when there is nothing to run.
+    """
+    parts = [session.run(feed) for feed in batches]
+    if not parts:
+        raise IntegrityError("no batch to run: there are no rows to compare on")
+    return np.concatenate(parts, axis=0)
+
+
+def compare(
+    candidate: NDArray[np.floating], parent: NDArray[np.floating], *, against: str
+) -> Parity:
+    """Compare two (R, C) arrays of logits of the same rows; `against` names the parent.
+
+    A row with NaN or infinity on either side counts as an infinite distance, a cosine of -1 and a
+    different decision; so does a comparison of no rows. So neither can pass a gate. Ties of a
+    decision go to the first class. Raises IntegrityError when the shapes differ.
+    """
+    if candidate.shape != parent.shape or candidate.ndim != 2:
+        raise IntegrityError(
+            f"logits of shape {candidate.shape} cannot be compared with {parent.shape} "
+            f"of {against}: expected the same rows and classes"
+        )
+    if candidate.size == 0:
+        return Parity(
+            against=against,
+            max_abs=float("inf"),
+            mean_cosine=-1.0,
+            min_cosine=-1.0,
+            agreement=0.0,
+            rows=0,
+        )
+    ours, theirs = candidate.astype(np.float64), parent.astype(np.float64)
+    finite = np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1)
+    cosines = np.full(len(ours), -1.0)
+    cosines[finite] = _cosines(ours[finite], theirs[finite])
+    equal = np.zeros(len(ours), dtype=bool)
+    equal[finite] = ours[finite].argmax(axis=1) == theirs[finite].argmax(axis=1)
+    return Parity(
+        against=against,
+        max_abs=float(np.abs(ours - theirs).max()) if finite.all() else float("inf"),
+        mean_cosine=float(cosines.mean()),
+        min_cosine=float(cosines.min()),
+        agreement=float(equal.mean()),
+        rows=len(ours),
+    )
+
+
+def _cosines(a_RC: NDArray[np.float64], b_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine of each row; two zero rows point the same way, one zero row nowhere."""
+    a, b = _scaled(a_RC), _scaled(b_RC)
+    product = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dots = (a * b).sum(axis=1)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosines = np.zeros_like(dots)
+    np.divide(dots, product, out=cosines, where=product > 0)
+    return np.clip(np.where(both_zero, 1.0, cosines), -1.0, 1.0)
+
+
+def _scaled(rows_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row with its largest entry at 1, so that tiny rows do not underflow."""
+    largest = np.abs(rows_RC).max(axis=1, keepdims=True)
+    scaled = np.zeros_like(rows_RC)
+    np.divide(rows_RC, largest, out=scaled, where=largest > 0)
+    return scaled
