@@ -22,14 +22,14 @@ from toolchain.rundir import Done, Place, claim, do_step
 from toolchain.spec import ModelSpec
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
+from toolchain.steps.decide import decide
 from toolchain.steps.design import design
 from toolchain.steps.export import FP32, INT8, export, quantize
 from toolchain.steps.report import Findings, gather
 from toolchain.steps.training import TrainingSetup, train_stages
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
-from toolchain.verify import gates
-from toolchain.verify.choice import Candidate, Shipping, choose
+from toolchain.verify.choice import Shipping
 
 __all__ = ["Outcome", "Run", "compress"]
 
@@ -350,37 +350,10 @@ class Run:
             ),
         )
         self.timing = read_timing(measured.artifact)
-        return self._choose([v for v in variants if v.role == "student" and v.format == "onnx"])
-
-    def _choose(self, files: Sequence[Variant]) -> tuple[dict[str, Shipping], list[Verdict]]:
-        limits = self.plan.recipe.gates
-        common = [v for v in self.proof.verdicts if v.model != "teacher-onnx"]
-        others = [v for v in self.proof.verdicts if v.model == "teacher-onnx"]
-        for variant in files:
-            metric = self.proof.metrics.get(variant.name)
-            kept = metric and gates.min_kept(metric, limits, model=variant.name)
-            common += [kept] if kept else []
-            if variant.precision != "fp32":
-                mine, parent = (self.timing.at_task(n) for n in (variant.name, variant.parent))
-                common.append(gates.faster(mine, parent, model=variant.name))
-        candidates = [
-            Candidate(model=v.name, precision=v.precision, opset=v.opset, file_bytes=v.bytes)
-            for v in files
-        ]
-        shipping: dict[str, Shipping] = {}
-        all_verdicts = others + common
-        for target in self.plan.targets:
-            own = []
-            for variant in files:
-                verdict = gates.latency(
-                    self.timing.at_task(variant.name), limits, target=target, model=variant.name
-                )
-                own += [verdict] if verdict else []
-            shipping[target.name] = choose(candidates, common + own, target)
-            all_verdicts += own
-            for model, why in shipping[target.name].rejected.items():
-                self.progress.say(f"{target.name}: {model} is not shipped: {why}")
-        return shipping, all_verdicts
+        files = [v for v in variants if v.role == "student" and v.format == "onnx"]
+        return decide(
+            files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
+        )
 
     def pack(self, shipping: Mapping[str, Shipping]) -> None:
         """Write one bundle per target that something ships to."""

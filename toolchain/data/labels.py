@@ -161,7 +161,7 @@ def _names_by_id(data: Listed, listed: Listed | None, head: Listed | None) -> Li
 
 def _check_unlisted(data: Listed, head: Listed) -> None:
     if not data.digits:
-        if head.generic:
+        if head.generic and not set(data.names) <= set(head.names):
             hint = "list the classes in labels.txt beside the data, in the order of the teacher's"
             raise _irreconcilable(data, head, hint)
     elif len(data.names) < len(head.names):

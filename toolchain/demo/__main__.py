@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     inputs = output.with_name(f"{output.name}-inputs")
     try:
-        grammar.write(inputs / "data")
-        teacher = encoder.fetch(inputs / "encoder")
+        grammar.write(inputs / "smart-home")
+        teacher = encoder.fetch(inputs / "all-MiniLM-L6-v2")
     except ToolchainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    command = ["compress", "--teacher", str(teacher), "--data", str(inputs / "data")]
+    command = ["compress", "--teacher", str(teacher), "--data", str(inputs / "smart-home")]
     command += ["--layers", "3", "--target", "host", "--target", "raspberry-pi-4"]
     command += ["-o", str(output), *rest]
     print(f"$ toolchain {shlex.join(command)}", file=sys.stderr)

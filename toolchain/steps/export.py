@@ -8,6 +8,7 @@ from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
 from toolchain.models.loading import load_classifier
+from toolchain.optimize.simplify import simplify
 from toolchain.optimize.transform import passes
 
 __all__ = ["FP32", "INT8", "export", "model_file", "quantize"]
@@ -38,7 +39,10 @@ def export(draft: Draft, *, source: Path) -> None:
     model = load_classifier(source)
     target = draft.folder / FP32
     target.parent.mkdir(parents=True)
-    signature = exporters.get("onnx")(model, target)
+    plain = target.with_name("plain.onnx")
+    signature = exporters.get("onnx")(model, plain)
+    passes_done = simplify(plain, target)
+    plain.unlink()
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
@@ -46,6 +50,7 @@ def export(draft: Draft, *, source: Path) -> None:
         bytes=target.stat().st_size,
         inputs=list(signature.inputs),
         opset=signature.opset,
+        passes={facts.name: facts.changed for facts in passes_done},
         parameters=sum(p.numel() for p in model.parameters()),
     )
 

@@ -39,6 +39,7 @@ def _listed(*names: str) -> Listed:
         (["b", "a"], _listed("b", "a"), GENERIC, ("b", "a"), {"b": 0, "a": 1}, True),
         (["0", "1"], _listed("b", "a"), GENERIC, ("b", "a"), {"0": 0, "1": 1}, True),
         (["0", "1"], _listed("0", "1"), GENERIC, ("LABEL_0", "LABEL_1"), {"0": 0}, False),
+        (["LABEL_1"], None, GENERIC, ("LABEL_0", "LABEL_1"), {"LABEL_1": 1}, False),
         # A teacher whose names are other integers.
         (["1", "2"], None, {0: "1", 1: "2"}, ("1", "2"), {"1": 0, "2": 1}, True),
     ],

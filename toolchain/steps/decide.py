@@ -1,0 +1,59 @@
+"""What ships where: the gates that need measurements, and the best passing file per target."""
+
+from collections.abc import Sequence
+
+from toolchain.measurement import Verdict
+from toolchain.progress import Progress
+from toolchain.recipe import Gates
+from toolchain.steps.benchmark import Timing
+from toolchain.steps.variants import Variant
+from toolchain.steps.verify import Proof
+from toolchain.target import Target
+from toolchain.verify import gates
+from toolchain.verify.choice import Candidate, Shipping, choose
+
+__all__ = ["decide"]
+
+
+def decide(
+    files: Sequence[Variant],
+    targets: Sequence[Target],
+    limits: Gates,
+    proof: Proof,
+    timing: Timing,
+    *,
+    progress: Progress,
+) -> tuple[dict[str, Shipping], list[Verdict]]:
+    """Return what ships to each target, and all verdicts of the run."""
+    names = {variant.name for variant in files}
+    # A teacher's export that misses its parity spoils a comparison, not the student.
+    others = [v for v in proof.verdicts if v.model not in names]
+    common = [v for v in proof.verdicts if v.model in names]
+    for variant in files:
+        metric = proof.metrics.get(variant.name)
+        kept = gates.min_kept(metric, limits, model=variant.name) if metric else None
+        common += [kept] if kept else []
+        if variant.precision != "fp32":
+            mine, parent = timing.at_task(variant.name), timing.at_task(variant.parent)
+            common.append(gates.faster(mine, parent, model=variant.name))
+    candidates = [
+        Candidate(model=v.name, precision=v.precision, opset=v.opset, file_bytes=v.bytes)
+        for v in files
+    ]
+    shipping: dict[str, Shipping] = {}
+    verdicts = others + common
+    for target in targets:
+        own = [
+            verdict
+            for v in files
+            if (
+                verdict := gates.latency(
+                    timing.at_task(v.name), limits, target=target, model=v.name
+                )
+            )
+        ]
+        verdicts += own
+        shipping[target.name] = choose(candidates, common + own, target)
+        for why in shipping[target.name].rejected.values():
+            progress.say(f"not shipped to {target.name}: {why}")
+    return shipping, verdicts
