@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: demo test test-all check format compat bench wheel docs clean
+.PHONY: demo test test-all check format compat bench wheel clean
 
 demo: $(RUNTIME)  ## compress a real encoder on a generated task, end to end
 	$(BIN)/python -m toolchain.demo -o $(DEMO)
@@ -39,9 +39,6 @@ bench: $(DEV)  ## figures for benchmarks/
 
 wheel: $(DEV)
 	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps -w dist .
-
-docs: $(DEV)  ## docs/methods.md from the code
-	$(BIN)/python -m toolchain methods --json > /dev/null
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist

@@ -32,6 +32,12 @@ def student_spec(
     problem = spec.problem()
     if problem:
         raise UsageError(f"student: {problem}")
+    copies = spec.width == teacher.width and shape.init != "random"
+    if copies and spec.layers > teacher.layers:
+        raise UsageError(
+            f"the student has {spec.layers} layers, the teacher only {teacher.layers} to copy",
+            "give it fewer layers, or set student.init=random",
+        )
     if spec.params() > teacher.params():
         raise UsageError(
             f"student: {spec} has {spec.params():,} parameters, more than the teacher's "
@@ -85,11 +91,6 @@ def initialisation(
             )
         reasons.append(f"init random: {shapes}, and cut layers are as bad as random ones")
         return "random"
-    if student.layers > teacher.layers:
-        raise UsageError(
-            f"the student has {student.layers} layers, the teacher only {teacher.layers} to copy",
-            "give it fewer layers, or set student.init=random",
-        )
     if asked != "auto":
         return asked
     # Lower layers serve a task stage best, spread ones an intermediate stage (methods.md 6.5).
