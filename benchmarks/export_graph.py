@@ -7,7 +7,8 @@ order, and ratios are taken within a round, so that a busy machine slows both si
 figure of a round is the median of its runs; the table shows the median over rounds, and ratios with
 their quartiles. What counts is the CPU time of the one thread that does all the work: on a shared
 machine wall time also counts the neighbours, and more so in longer runs, which would flatter the
-short ones; the .json holds wall times as well. With `--dev` (text <tab> label) it also scores every fp32 and int8 file.
+short ones; the .json holds wall times as well. With `--dev` (text <tab> label) it also scores the
+fp32 and int8 files of TorchScript and ours.
 """
 
 import argparse
@@ -334,7 +335,7 @@ def main() -> None:
         measure(group, tokens, chosen.rounds, chosen.runs)
     ratios = headline(group, *chosen.layers)
     machine = environment()
-    options = [a if i and "/" not in a else Path(a).name for i, a in enumerate(sys.argv[1:], 1)]
+    options = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     about = {
         "command": shlex.join(["python", "benchmarks/export_graph.py", *options]),
         **machine,

@@ -18,6 +18,8 @@ Rewrite = Callable[[ir.Model], int]
 def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple[PassFacts, ...]:
     """Apply named rewrites in order and write the result; nothing is written when it is wrong.
 
+    Where none finds anything to change, the source is written again. `out` may be `source`.
+
     Raises UsageError for a file that is not ONNX, IntegrityError when the outputs moved by more
     than rounding.
     """
@@ -28,8 +30,9 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
     for name, rewrite in rewrites.items():
         nodes, size = len(result.graph.node), result.ByteSize()
         changed = rewrite(model)
-        tidy(model)
-        result = to_proto(model)
+        if changed:
+            tidy(model)
+            result = to_proto(model)
         facts.append(
             PassFacts(
                 name=name,
@@ -40,6 +43,7 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
                 bytes_after=result.ByteSize(),
             )
         )
-    check_equal(proto, result, where=str(source))
+    if result is not proto:
+        check_equal(proto, result, where=str(source))
     write_proto(result, out)
     return tuple(facts)

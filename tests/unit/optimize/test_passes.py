@@ -97,6 +97,13 @@ def test_simplifying_again_changes_nothing(simplified: Path, tmp_path: Path) -> 
     assert (tmp_path / "again.onnx").read_bytes() == simplified.read_bytes()
 
 
+def test_a_file_may_be_simplified_in_place(raw: Path, simplified: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(raw.read_bytes())
+    simplify(path, path)
+    assert path.read_bytes() == simplified.read_bytes()
+
+
 def test_only_standard_ops_are_written(simplified: Path) -> None:
     proto = onnx.load(simplified)
     assert {node.domain for node in proto.graph.node} == {""}
