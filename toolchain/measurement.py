@@ -110,11 +110,13 @@ class Footprint:
 class Parity:
     """How far outputs are from the parent's on the same inputs.
 
-    `max_abs` over all logits, cosines per row of logits, `agreement` the part of equal decisions.
+    `max_abs` over all logits; `cosine` of all logits taken as one vector, the other cosines per row;
+    `agreement` the part of equal decisions.
     """
 
     against: str
     max_abs: float
+    cosine: float
     mean_cosine: float
     min_cosine: float
     agreement: float

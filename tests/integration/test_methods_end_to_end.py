@@ -11,7 +11,7 @@ from toolchain.__main__ import main
 QUICK = ["--max-steps", "4", "--no-baseline", "--json", "threads=1", "benchmark.min_runs=20",
          "benchmark.min_seconds=0.02", "benchmark.rounds=2", "benchmark.tokens=[]",
          # Four steps of training decide nothing; whether the road holds is the question.
-         "gates.agreement=0", "gates.mean_cosine=0", "gates.max_drop=1"]  # fmt: skip
+         "gates.agreement=0", "gates.cosine=0", "gates.max_drop=1"]  # fmt: skip
 
 
 def compress(teacher: Path, data: Path, output: Path, *more: str) -> dict:

@@ -63,7 +63,13 @@ def test_nothing_measured_is_an_entry_without_figures():
 def test_entries_of_metric_parity_and_verdict_are_plain_json():
     metric = Metric(name="accuracy", value=0.9, split="dev", rows=100, ci95=(0.83, 0.94))
     parity = Parity(
-        against="teacher", max_abs=0.1, mean_cosine=1.0, min_cosine=1.0, agreement=1.0, rows=9
+        against="teacher",
+        max_abs=0.1,
+        cosine=1.0,
+        mean_cosine=1.0,
+        min_cosine=1.0,
+        agreement=1.0,
+        rows=9,
     )
     verdict = Verdict(
         gate="kept", model="student", limit="0.95", observed="0.97", passed=True, why="enough"

@@ -125,7 +125,7 @@ def _judge(
         return [gates.exported(parity, limits, model=name)]
     parent_bytes = next(v.bytes for v in variants if v.name == parent)
     verdicts = [
-        gates.mean_cosine(parity, limits, model=name),
+        gates.cosine(parity, limits, model=name),
         gates.agreement(parity, limits, model=name),
         gates.smaller(variant.bytes, parent_bytes, model=name),
     ]

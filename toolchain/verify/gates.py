@@ -1,7 +1,7 @@
 """Gates: figures against limits, told as sentences; pure functions that say pass, fail or open.
 
 The fp32 export is judged by `exported`; a quantised variant against its fp32 parent by
-`mean_cosine`, `agreement`, `max_drop`, `smaller` and `faster`; what was promised of the shipped
+`cosine`, `agreement`, `max_drop`, `smaller` and `faster`; what was promised of the shipped
 variant by `min_kept` and `latency`. What follows from the verdicts is `toolchain.verify.choice`.
 """
 
@@ -12,25 +12,25 @@ from toolchain.target import Target
 
 __all__ = [
     "AGREEMENT",
+    "COSINE",
     "FASTER",
     "LATENCY",
     "MAX_ABS",
     "MAX_DROP",
-    "MEAN_COSINE",
     "MIN_KEPT",
     "SMALLER",
     "agreement",
+    "cosine",
     "exported",
     "faster",
     "latency",
     "max_drop",
-    "mean_cosine",
     "min_kept",
     "smaller",
 ]
 
 MAX_ABS = "max_abs"
-MEAN_COSINE = "mean_cosine"
+COSINE = "cosine"
 AGREEMENT = "agreement"
 MAX_DROP = "max_drop"
 SMALLER = "smaller"
@@ -60,15 +60,16 @@ def exported(parity: Parity, gates: Gates, *, model: str) -> Verdict:
     )
 
 
-def mean_cosine(parity: Parity, gates: Gates, *, model: str) -> Verdict:
+def cosine(parity: Parity, gates: Gates, *, model: str) -> Verdict:
     """Judge the direction of a quantised variant's logits against its parent's."""
-    passed = parity.rows > 0 and parity.mean_cosine >= gates.mean_cosine
+    passed = parity.rows > 0 and parity.cosine >= gates.cosine
     return Verdict(
-        gate=MEAN_COSINE,
+        gate=COSINE,
         model=model,
-        limit=f"at least {gates.mean_cosine:g} with {parity.against}",
+        limit=f"at least {gates.cosine:g} with {parity.against}",
         observed=(
-            f"{parity.mean_cosine:.5f} (lowest {parity.min_cosine:.5f}) over {parity.rows} rows"
+            f"{parity.cosine:.5f} (rows: mean {parity.mean_cosine:.5f}, lowest "
+            f"{parity.min_cosine:.5f}) over {parity.rows} rows"
         ),
         passed=passed,
         why=f"{'keeps' if passed else 'loses'} the direction of the logits of {parity.against}",

@@ -1,10 +1,10 @@
 """Outputs against the parent's on the same inputs: how far, in which direction, which decisions.
 
-Shapes: R rows, C classes. The cosine is that of a row of raw logits, taken as a vector of C
-figures. For small C it is a coarse figure: with two classes a row whose logits nearly cancel
-(0.02, -0.01) turns by a right angle when either moves by 0.03, and with one column it can only be
-1 or -1. It is kept as the definition all the same, because it needs no knowledge of the task and
-grows sharper with C; `agreement` says what it means for the decisions.
+Shapes: R rows, C classes. Cosines per row are those of raw logits, vectors of C figures. For small
+C they are coarse: with two classes a row whose logits nearly cancel (0.02, -0.01) turns by a right
+angle when either moves by 0.03, so a handful of close calls decides the mean. What gates judge is
+therefore the cosine of all logits taken as one vector of R x C figures, where a row counts as much
+as its logits are large; `agreement` says what it means for the decisions.
 """
 
 from collections.abc import Iterable
@@ -49,6 +49,7 @@ def compare(
         return Parity(
             against=against,
             max_abs=float("inf"),
+            cosine=-1.0,
             mean_cosine=-1.0,
             min_cosine=-1.0,
             agreement=0.0,
@@ -63,11 +64,17 @@ def compare(
     return Parity(
         against=against,
         max_abs=float(np.abs(ours - theirs).max()) if finite.all() else float("inf"),
+        cosine=_overall(ours, theirs) if finite.all() else -1.0,
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
         agreement=float(equal.mean()),
         rows=len(ours),
     )
+
+
+def _overall(ours_RC: NDArray[np.float64], theirs_RC: NDArray[np.float64]) -> float:
+    """Return the cosine of all logits taken as one vector."""
+    return float(_cosines(ours_RC.reshape(1, -1), theirs_RC.reshape(1, -1))[0])
 
 
 def _cosines(a_RC: NDArray[np.float64], b_RC: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ def test_the_keys_of_schema_1_are_frozen(report: Report) -> None:
         "name", "value", "kept", "ci95", "seeds", "split", "rows", "others",
     }  # fmt: skip
     assert keys(model["parity"]) == {
-        "against", "max_abs", "mean_cosine", "min_cosine", "agreement", "rows",
+        "against", "max_abs", "cosine", "mean_cosine", "min_cosine", "agreement", "rows",
     }  # fmt: skip
     assert keys(model["latency"][0]) == {
         "target", "fidelity", "runtime", "threads", "batch", "tokens", "scenario", "p50_ms",

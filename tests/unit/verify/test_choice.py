@@ -36,7 +36,7 @@ def verdict(
 
 
 PROVED = verdict("max_abs", "fp32", blocking=True)
-SOUND = [PROVED, verdict("mean_cosine", "int8"), verdict("agreement", "int8")]
+SOUND = [PROVED, verdict("cosine", "int8"), verdict("agreement", "int8")]
 
 
 def test_the_best_precision_ships_when_everything_passes() -> None:
@@ -50,7 +50,7 @@ def test_the_targets_own_order_of_precisions_rules() -> None:
     assert choose([INT8, FP32], SOUND, target(["fp32", "int8"])).model == "fp32"
 
 
-@pytest.mark.parametrize("gate", ["mean_cosine", "agreement", "max_drop", "smaller", "faster"])
+@pytest.mark.parametrize("gate", ["cosine", "agreement", "max_drop", "smaller", "faster"])
 def test_one_failed_gate_falls_back_to_fp32_and_says_why(gate: str) -> None:
     verdicts = [v for v in SOUND if v.gate != gate] + [verdict(gate, "int8", False)]
     shipping = choose([INT8, FP32], verdicts, target())

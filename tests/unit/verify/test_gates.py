@@ -10,22 +10,23 @@ from toolchain.target import Accepts, Budget, RuntimeSpec, Target
 from toolchain.verify import gates as judge
 
 GATES = Gates(
-    max_abs=1e-4, mean_cosine=0.99, agreement=0.97, max_drop=0.01, min_kept=0.9, latency_ms=15.0
+    max_abs=1e-4, cosine=0.99, agreement=0.97, max_drop=0.01, min_kept=0.9, latency_ms=15.0
 )
 
 
 def parity(
     *,
     max_abs: float = 0.0,
-    mean_cosine: float = 1.0,
+    cosine: float = 1.0,
     agreement: float = 1.0,
     rows: int = 1000,
 ) -> Parity:
     return Parity(
         against="fp32",
         max_abs=max_abs,
-        mean_cosine=mean_cosine,
-        min_cosine=mean_cosine,
+        cosine=cosine,
+        mean_cosine=cosine,
+        min_cosine=cosine,
         agreement=agreement,
         rows=rows,
     )
@@ -72,7 +73,7 @@ def test_the_export_must_compute_what_pytorch_computes(max_abs: float, passed: b
 
 @pytest.mark.parametrize(("cosine", "passed"), [(0.9901, True), (0.99, True), (0.9899, False)])
 def test_a_quantised_variant_keeps_its_direction(cosine: float, passed: bool) -> None:
-    verdict = judge.mean_cosine(parity(mean_cosine=cosine), GATES, model="int8")
+    verdict = judge.cosine(parity(cosine=cosine), GATES, model="int8")
     assert verdict.passed is passed
     assert not verdict.blocking
 
@@ -86,18 +87,18 @@ def test_a_quantised_variant_keeps_its_decisions(part: float, passed: bool) -> N
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_candidate_that_is_not_finite_never_passes(poison: float) -> None:
-    broken = parity(max_abs=poison, mean_cosine=-1, agreement=0)
-    lost = parity(max_abs=poison, mean_cosine=math.nan, agreement=math.nan, rows=0)
+    broken = parity(max_abs=poison, cosine=-1, agreement=0)
+    lost = parity(max_abs=poison, cosine=math.nan, agreement=math.nan, rows=0)
     for figures in (broken, lost):
         assert judge.exported(figures, GATES, model="m").passed is False
-        assert judge.mean_cosine(figures, GATES, model="m").passed is False
+        assert judge.cosine(figures, GATES, model="m").passed is False
     assert judge.agreement(broken, GATES, model="m").passed is False
 
 
 def test_no_rows_never_pass() -> None:
     nothing = parity(rows=0)
     assert judge.exported(nothing, GATES, model="m").passed is False
-    assert judge.mean_cosine(nothing, GATES, model="m").passed is False
+    assert judge.cosine(nothing, GATES, model="m").passed is False
     assert judge.agreement(nothing, GATES, model="m").passed is False
 
 
