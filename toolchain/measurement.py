@@ -110,8 +110,8 @@ class Footprint:
 class Parity:
     """How far outputs are from the parent's on the same inputs.
 
-    `max_abs` over all logits; `cosine` of all logits taken as one vector, the other cosines per row;
-    `agreement` the part of equal decisions.
+    `max_abs` over all logits; `cosine` of all logits taken as one vector, the other cosines per
+    row; `agreement` the part of equal decisions.
     """
 
     against: str

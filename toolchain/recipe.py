@@ -96,9 +96,10 @@ class StageTraining(Config):
 class Gates(Config):
     """Limits a variant must keep.
 
-    `max_abs` bounds fp32 logits against PyTorch; `cosine` (of all logits), `agreement` and `max_drop` (of the
-    task metric, absolute) bound a quantised variant against its fp32 parent; `min_kept` and
-    `latency_ms` bound the shipped variant: the part of the teacher's metric and p50 on the host.
+    `max_abs` bounds fp32 logits against PyTorch; `cosine` (of all logits), `agreement` and
+    `max_drop` (of the task metric, absolute) bound a quantised variant against its fp32 parent;
+    `min_kept` and `latency_ms` bound the shipped variant: the part of the teacher's metric and p50
+    on the host.
     """
 
     max_abs: float = Field(1e-4, gt=0)

@@ -32,7 +32,10 @@ def test_the_command_is_shown_run_and_answers_for_the_exit_code(
     expected = (
         f"--teacher {inputs}/all-MiniLM-L6-v2 --data {inputs}/smart-home --layers 3 --target host "
     )
-    expected += f"--target raspberry-pi-4 -o {tmp_path}/out --max-steps 5"
+    expected += (
+        f"--target raspberry-pi-4 -o {tmp_path}/out finetune.epochs=2 finetune.lr=1.5e-4 "
+        "benchmark.min_seconds=1 --max-steps 5"
+    )
     assert commands == [["compress", *expected.split()]]
     assert (inputs / "smart-home" / "train.tsv").is_file()
     shown = capsys.readouterr()
