@@ -20,7 +20,7 @@ from toolchain.recipe import Gates
 from toolchain.runtimes.runtime import runtimes
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.verify import gates, quality
-from toolchain.verify.parity import compare
+from toolchain.verify.parity import compare, logits_of
 
 __all__ = ["Proof", "read_proof", "verify"]
 
@@ -140,12 +140,11 @@ def _logits(variant: Variant, rows: Rows, threads: int) -> NDArray[np.float32]:
     session = runtimes.get(variant.runtime)(
         variant.path, threads=threads, provider="CPUExecutionProvider"
     )
-    out: NDArray[np.float32] | None = None
-    for batch in in_order(rows, _BATCH):
-        logits_BC = session.run({name: t.numpy() for name, t in batch.inputs.items()})
-        if out is None:
-            out = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
-        out[list(batch.rows)] = logits_BC
+    # The scale of dynamic int8 activations covers the whole batch, padding included, so int8 is
+    # judged as it is used: one row at a time.
+    batches = list(in_order(rows, _BATCH if variant.precision == "fp32" else 1))
+    found = logits_of(session, ({k: t.numpy() for k, t in b.inputs.items()} for b in batches))
     session.close()
-    assert out is not None
-    return out
+    logits_RC = np.empty_like(found)
+    logits_RC[[row for batch in batches for row in batch.rows]] = found
+    return logits_RC
