@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from toolchain.__main__ import main
+from toolchain.artifact import file_sha256
 
 
 @pytest.fixture
@@ -126,6 +127,38 @@ def test_a_teacher_that_cannot_be_used_is_refused(
     assert code == 2
     assert sentence in said
     assert not output.exists()
+
+
+def test_one_flipped_bit_in_the_hubs_cache_is_found(
+    teacher: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = teacher / "model.safetensors"
+    blob = teacher.parent / file_sha256(weights)
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    assert compress(capsys, teacher, data, "--dry-run")[0] == 0
+    raw = bytearray(blob.read_bytes())
+    raw[-5] ^= 1
+    blob.write_bytes(bytes(raw))
+    code, said, _ = compress(capsys, teacher, data)
+    assert code == 2
+    assert "the hub recorded" in said
+
+
+def test_one_flipped_bit_in_a_folder_of_our_own_is_found(
+    teacher: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "student"
+    words = ["--teacher", str(teacher), "--data", str(data), "--layers", "2", "-o", str(made)]
+    assert main(["design", *words]) == 0
+    assert compress(capsys, made, data, "--dry-run")[0] == 0
+    raw = bytearray((made / "model.safetensors").read_bytes())
+    raw[-5] ^= 1
+    (made / "model.safetensors").write_bytes(bytes(raw))
+    code, said, _ = compress(capsys, made, data)
+    assert code == 2
+    assert "model.safetensors" in said
+    assert "is not the recorded" in said
 
 
 DATA: list[tuple[str, Callable[[Path], object], list[str]]] = [

@@ -2,8 +2,8 @@
 
 A safetensors file starts with 8 bytes of header length and a JSON header of names, types, shapes
 and offsets, so missing tensors and cut files are found by reading a few kilobytes. A flipped bit
-inside the weights shows only against a recorded digest; where a folder has none, values that are
-not finite are all that can be found.
+inside the weights shows only against a recorded digest (our own manifest, or the blob names of the
+hub's cache); where a folder has none, values that are not finite are all that can be found.
 """
 
 import json
@@ -47,7 +47,7 @@ _DTYPE_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-_GENERIC = re.compile(r"^LABEL_\d+$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ def inspect(source: str) -> Checkpoint:
         tensors.update(_read_header(file, where))
         _check_finite(file, where)
         digests[file.name] = file_sha256(file)
+        _check_blob(file, digests[file.name], where)
     for extra in ("config.json", "tokenizer.json", "vocab.txt"):
         if (root / extra).is_file():
             digests[extra] = file_sha256(root / extra)
@@ -187,6 +188,16 @@ def _check_manifest(root: Path, where: str) -> None:
         Artifact.open(root)
     except IntegrityError as error:
         raise UsageError(f"{where}: {error.message}", error.hint) from None
+
+
+def _check_blob(path: Path, sha256: str, where: str) -> None:
+    """Compare a file of the hub's cache with its digest: the cache names its blobs by it."""
+    name = path.resolve().name
+    if path.is_symlink() and _SHA256.match(name) and name != sha256:
+        raise UsageError(
+            f"{where}: {path.name} has sha256 {sha256[:12]}, the hub recorded {name[:12]}",
+            "the file is damaged: remove it from the hub's cache and fetch it again",
+        )
 
 
 def _check_tokenizer(root: Path, where: str) -> None:
