@@ -22,13 +22,14 @@ __all__ = ["TrainingState", "restore", "store"]
 
 @dataclass
 class TrainingState:
-    """Where a run stands, beside its tensors."""
+    """Where a run stands, beside its tensors; `window` sums losses since the last point."""
 
     step: int = 0
     best_metric: float | None = None
     best_step: int = 0
     points: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    window: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     samples: int = 0
 

@@ -306,11 +306,19 @@ class _Loop:
         run, step = self.run, self.state.step
         every = max(1, run.steps // _POINTS)
         spent = sum(self.state.seconds.values())
+        window = self.state.window
+        seen = {"": value, "steps": 1.0, **{name: float(p) for name, p in loss.parts.items()}}
+        for name, part in seen.items():
+            window[name] = window.get(name, 0.0) + part
         if step % every == 0 or step == run.steps:
-            parts = {name: float(part) for name, part in loss.parts.items()}
-            self.state.points.append({"step": step, "loss": value, "lr": lr, "parts": parts})
+            # A single step's loss is mostly the luck of its batch: points are means.
+            count = window["steps"]
+            parts = {name: window[name] / count for name in loss.parts}
+            mean = window[""] / count
+            self.state.points.append({"step": step, "loss": mean, "lr": lr, "parts": parts})
+            window.clear()
             if self.writer:
-                self.writer.add_scalar("train/loss", value, step)
+                self.writer.add_scalar("train/loss", mean, step)
                 self.writer.add_scalar("train/lr", lr, step)
                 for name, part in parts.items():
                     self.writer.add_scalar(f"train/{name}", part, step)
