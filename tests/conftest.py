@@ -4,10 +4,14 @@ The teacher is a random BERT of 4 x 32; the task is a grammar of a few hundred s
 class depends on one word. No network, no data beside the checkout.
 """
 
+import os
 import random
 from pathlib import Path
 
 import pytest
+
+# As the command line does, before torch is loaded: spinning threads starve on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 WORDS = {
     "light": ["lamp", "light", "bulb", "glow"],
