@@ -62,6 +62,10 @@ def main(method: str, stage: str, teacher_folder: str, data: str, out: str) -> N
     )
     if rank == "0":
         save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out)
+    if torch.distributed.is_initialized():
+        # A rank that leaves early takes the others' connections with it.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

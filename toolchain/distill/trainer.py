@@ -4,8 +4,8 @@ accelerate carries devices, mixed precision and ranks; what is decided here is t
 data, the global means, when to evaluate, what is kept, and how a run goes on after a kill.
 
 Every rank sees a slice of one global batch. Denominators are summed over ranks before the backward
-pass and the loss is multiplied by the number of ranks, since data-parallel training averages
-gradients: the result is the gradient of one masked mean over the global batch.
+pass and gradients are summed after it: the result is the gradient of one masked mean over the global
+batch.
 """
 
 import math
@@ -160,9 +160,10 @@ class _Loop:
         distiller = Distiller(terms).to(device)
         self.modules: dict[str, nn.Module] = {"student": student.model.to(device)}
         self.modules["distiller"] = distiller
-        self.model = self.accelerator.prepare_model(student.model)
-        learns = any(True for _ in distiller.parameters())
-        self.distiller = self.accelerator.prepare_model(distiller) if learns else distiller
+        # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states leaves
+        # parameters above them without gradients, which the wrapper takes for an error.
+        self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
+        self.distiller = distiller
         self.optimizer = self.accelerator.prepare_optimizer(self._optimizer())
         asked = frozenset[Any]().union(*(bound.requests("student") for bound in terms))
         self.recorder = Recorder(student.model, student.family, student.spec, asked)
@@ -238,14 +239,21 @@ class _Loop:
                 student, known, batch.labels_B, batch.mask_BN, denominators, step / run.steps
             )
             value = self._checked(loss, step, batch)
-            accelerator.backward(loss.total * accelerator.num_processes)
+            accelerator.backward(loss.total)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self._sum_gradients(parameters)
             accelerator.clip_grad_norm_(parameters, run.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.state.step = step + 1
         self.state.samples += len(chosen)
         self._log(value, lr, loss)
+
+    def _sum_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Sum gradients over ranks; which parameters have one is the same on all of them."""
+        if self.accelerator.num_processes > 1:
+            for gradient in (p.grad for p in parameters if p.grad is not None):
+                gradient.copy_(self.accelerator.reduce(gradient, "sum"))
 
     def _denominators(self, batch: Batch) -> dict[str, float]:
         local = {b.term.name: b.term.reduction.denominator(batch.mask_BN) for b in self.terms}
