@@ -4,8 +4,8 @@ accelerate carries devices, mixed precision and ranks; what is decided here is t
 data, the global means, when to evaluate, what is kept, and how a run goes on after a kill.
 
 Every rank sees a slice of one global batch. Denominators are summed over ranks before the backward
-pass and gradients are summed after it: the result is the gradient of one masked mean over the global
-batch.
+pass and gradients are summed after it: the result is the gradient of one masked mean over the
+global batch.
 """
 
 import math
@@ -160,8 +160,8 @@ class _Loop:
         distiller = Distiller(terms).to(device)
         self.modules: dict[str, nn.Module] = {"student": student.model.to(device)}
         self.modules["distiller"] = distiller
-        # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states leaves
-        # parameters above them without gradients, which the wrapper takes for an error.
+        # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states
+        # leaves parameters above them without gradients, which the wrapper takes for an error.
         self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
         self.distiller = distiller
         self.optimizer = self.accelerator.prepare_optimizer(self._optimizer())
