@@ -25,7 +25,7 @@ from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
 from toolchain.spec import ModelSpec
 
-__all__ = ["TrainingSetup", "train_stages"]
+__all__ = ["TrainingSetup", "split_rows", "train_stages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ def train_stages(
     """
     torch.set_num_threads(setup.threads)
     tokenizer = load_tokenizer(start)
-    rows = _split_rows(tokenizer, task.train, setup.max_tokens)
-    dev = _split_rows(tokenizer, task.dev, setup.max_tokens)
+    rows = split_rows(tokenizer, task.train, setup.max_tokens)
+    dev = split_rows(tokenizer, task.dev, setup.max_tokens)
     if rows.truncated:
         progress.say(f"{rows.truncated} of {len(rows)} rows are cut at {setup.max_tokens} tokens")
     model = load_classifier(start, labels=labels, seed=setup.seed)
@@ -144,7 +144,8 @@ def train_stages(
     )
 
 
-def _split_rows(tokenizer: PreTrainedTokenizerFast, split: Split, max_tokens: int) -> Rows:
+def split_rows(tokenizer: PreTrainedTokenizerFast, split: Split, max_tokens: int) -> Rows:
+    """Tokenise one split of the task."""
     return tokenize(tokenizer, split.texts, split.texts_b, split.labels, max_tokens=max_tokens)
 
 

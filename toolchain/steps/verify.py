@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from toolchain.artifact import Artifact, Draft, write_atomic
-from toolchain.data.batching import Rows, in_order, tokenize
+from toolchain.data.batching import Rows, in_order
 from toolchain.data.sources import TaskData
 from toolchain.distill.evaluate import logits_of_rows
 from toolchain.measurement import Metric, Parity, Verdict
@@ -18,6 +18,7 @@ from toolchain.models.loading import load_classifier, load_tokenizer
 from toolchain.progress import Progress
 from toolchain.recipe import Gates
 from toolchain.runtimes.runtime import runtimes
+from toolchain.steps.training import split_rows
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.verify import gates, quality
 from toolchain.verify.parity import compare, logits_of
@@ -64,9 +65,7 @@ def verify(
     splits: dict[str, Rows] = {}
     for name, split in (("dev", task.dev), ("test", task.test)):
         if split is not None:
-            splits[name] = tokenize(
-                tokenizer, split.texts, split.texts_b, split.labels, max_tokens=max_tokens
-            )
+            splits[name] = split_rows(tokenizer, split, max_tokens)
     logits: dict[str, NDArray[np.float32]] = {}
     metrics: dict[str, Metric] = {}
     parities: dict[str, Parity] = {}
