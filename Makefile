@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: demo test test-all check format compat bench wheel clean
+.PHONY: demo test test-all check format compat bench docs-table wheel clean
 
 demo: $(RUNTIME)  ## compress a real encoder on a generated task, end to end
 	$(BIN)/python -m toolchain.demo -o $(DEMO)
@@ -34,8 +34,14 @@ format: $(DEV)
 compat: $(COMPAT)/.installed  ## the road's core tests with transformers 4.57 and optimum
 	$(COMPAT)/bin/python -m pytest -m "not slow" tests/compat tests/integration tests/unit/export tests/unit/distill tests/contracts $(TESTS)
 
-bench: $(DEV)  ## figures for benchmarks/
+bench: $(DEV)  ## figures for benchmarks/, those of every method among them (about an hour)
 	$(BIN)/python benchmarks/export_graph.py
+	$(BIN)/python benchmarks/methods.py --shared ../shared
+	$(BIN)/python benchmarks/speed.py --shared ../shared
+
+docs-table: $(DEV)  ## the tables of docs/methods.md, from the code
+	$(BIN)/python -c "from pathlib import Path; from toolchain.distill.catalogue import filled_in; \
+	page = Path('docs/methods.md'); page.write_text(filled_in(page.read_text()))"
 
 wheel: $(DEV)
 	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps -w dist .

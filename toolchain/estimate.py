@@ -51,17 +51,17 @@ def disk_bytes(
 
 
 def seconds(
-    stages: Sequence[tuple[int, int, ModelSpec | None, ModelSpec]],
+    stages: Sequence[tuple[int, int, Sequence[ModelSpec], ModelSpec]],
     *,
     tokens: float,
     flops_per_s: float,
 ) -> float:
-    """Return seconds for stages given as (steps, batch, teacher or None, student)."""
+    """Return seconds for stages given as (steps, batch, teachers that are read, student)."""
     total = 0.0
-    for steps, batch, teacher, student in stages:
+    for steps, batch, teachers, student in stages:
         rows = steps * batch
         # A multiply-accumulate is two operations; backward costs twice the forward.
-        if teacher is not None:
+        for teacher in teachers:
             total += rows * 2 * teacher.macs(round(tokens)) / (_FORWARD * flops_per_s)
         total += rows * 6 * student.macs(round(tokens)) / (_TRAINING * flops_per_s)
     return total

@@ -4,31 +4,29 @@ Every step reads finished folders and writes one. A step already done with the s
 skipped; a kill between or inside steps is resumed by the same call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import Draft, file_sha256
+from toolchain.artifact import file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.measurement import Verdict
-from toolchain.plan import Plan, StagePlan
+from toolchain.plan import Plan
 from toolchain.progress import Journal, Progress, Tee
 from toolchain.publish import publish
 from toolchain.report.report import Report
-from toolchain.rundir import Done, Place, claim, do_step
-from toolchain.spec import ModelSpec
+from toolchain.rundir import Place, StepLog, claim
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.decide import decide
-from toolchain.steps.design import design
 from toolchain.steps.export import FP32, INT8, export, quantize
 from toolchain.steps.report import Findings, gather
-from toolchain.steps.training import TrainingSetup, train_stages
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
+from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping
 
 __all__ = ["Outcome", "Run", "compress"]
@@ -64,15 +62,12 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
     ):
         telling = Tee(progress, journal)
         run = Run(plan, folder, telling, tensorboard=output / "tensorboard")
-        run.finetune()
-        run.design()
-        run.distill()
-        run.baseline()
+        run.train()
         run.convert()
         shipping, verdicts = run.judge()
         run.pack(shipping)
         report = gather(run.findings(command, shipping, verdicts))
-        publish(output, run.published(shipping), report, plan, run.steps, telling)
+        publish(output, run.published(shipping), report, plan, run.log.steps, telling)
     _raise_for(shipping, output)
     return Outcome(output=output, report=report, shipping=shipping)
 
@@ -98,146 +93,38 @@ class Run:
     def __init__(
         self, plan: Plan, place: Place, progress: Progress, *, tensorboard: Path | None = None
     ) -> None:
-        self.plan, self.place, self.progress = plan, place, progress
-        self.tensorboard = tensorboard
-        self.steps: list[Done] = []
-        self.done: dict[str, Done] = {}
-        self.teacher, self.teacher_digest = plan.teacher.root, plan.teacher.digest
-        self.start, self.start_digest = self.teacher, ""
-        if plan.start:
-            self.start, self.start_digest = plan.start.root, plan.start.digest
+        self.plan, self.progress = plan, progress
+        self.log = StepLog(place, progress)
+        self.teaching = Teaching(plan, self.log, tensorboard=tensorboard)
         self.proof: Proof
         self.timing: Timing
 
-    def step(
-        self,
-        name: str,
-        inputs: Mapping[str, str],
-        config: object,
-        write: Callable[[Draft, Path], None],
-    ) -> Done:
-        """Do or find one step and remember it."""
-        done = do_step(self.place, name, inputs, config, write, self.progress)
-        self.steps.append(done)
-        self.done[name] = done
-        seconds = "already done" if done.skipped else f"{done.seconds:.1f} s"
-        self.progress.say(f"{name}: {seconds}")
-        return done
-
-    def finetune(self) -> None:
-        """Give a bare encoder its head; nothing to do for a teacher that has one."""
-        plan = self.plan
-        if plan.finetune:
-            done = self._training(
-                "teacher",
-                plan.teacher.root,
-                {"encoder": plan.teacher.digest},
-                (plan.finetune,),
-                plan.teacher_spec,
-                labels=dict(enumerate(plan.task.labels)),
-            )
-            self.teacher, self.teacher_digest = done.artifact.root, done.artifact.digest
-
-    def design(self) -> None:
-        """Make the untrained student; nothing to do for one that was given."""
-        plan = self.plan
-        if plan.start:
-            return
-        student = self.step(
-            "student",
-            {"teacher": self.teacher_digest},
-            {"shape": str(plan.student), "init": plan.init, "seed": plan.recipe.seed},
-            lambda draft, _: design(
-                draft,
-                teacher=self.teacher,
-                family=plan.teacher.family,
-                spec=plan.student,
-                init=plan.init,
-                copied=plan.copied,
-                seed=plan.recipe.seed,
-            ),
-        )
-        self.start, self.start_digest = student.artifact.root, student.artifact.digest
-
-    def distill(self) -> None:
-        """Train the student against the teacher."""
-        plan = self.plan
-        inputs = {"student": self.start_digest, "teacher": self.teacher_digest}
-        self._training("distilled", self.start, inputs, plan.stages, plan.student)
-
-    def baseline(self) -> None:
-        """Train the same student from the same start on labels alone, unless not wanted."""
-        plan = self.plan
-        if plan.baseline:
-            inputs = {"student": self.start_digest}
-            self._training("baseline", self.start, inputs, (plan.baseline,), plan.student)
-
-    def _training(
-        self,
-        name: str,
-        start: Path,
-        inputs: Mapping[str, str],
-        stages: Sequence[StagePlan],
-        spec: ModelSpec,
-        labels: Mapping[int, str] | None = None,
-    ) -> Done:
-        plan = self.plan
-        settings = plan.recipe.train.model_dump(exclude={"checkpoint_seconds", "tensorboard"})
-        config = {
-            "stages": [stage.as_json() for stage in stages],
-            "train": settings,
-            "labels": list(plan.task.labels) if labels else [],
-            "seed": plan.recipe.seed,
-            "bf16": plan.bf16,
-            "threads": plan.train_threads,
-            "max_tokens": plan.max_tokens,
-            "metric": plan.recipe.metric,
-        }
-        data = {"data": plan.task.digest}
-        if any(stage.raw for stage in stages):
-            data["raw"] = plan.raw_digest
-        teacher = (self.teacher, plan.teacher_spec)
-        # The general stage learns from the encoder as it was before it was fine-tuned.
-        teachers = {
-            s.name: (plan.teacher.root, plan.teacher_spec) if s.raw else teacher for s in stages
-        }
-        return self.step(
-            name,
-            {**inputs, **data},
-            config,
-            lambda draft, work: train_stages(
-                draft,
-                start=start,
-                labels=labels,
-                head=dict(enumerate(plan.task.labels)),
-                spec=spec,
-                teachers=teachers,
-                stages=stages,
-                task=plan.task,
-                raw=plan.raw,
-                setup=TrainingSetup.of(plan, self.tensorboard and self.tensorboard / name),
-                work=work,
-                progress=self.progress,
-            ),
-        )
+    def train(self) -> None:
+        """Train teachers that need it, assistants, the student and its baseline."""
+        teaching = self.teaching
+        teaching.finetune()
+        teaching.assist()
+        teaching.design()
+        teaching.distill()
+        teaching.baseline()
 
     def convert(self) -> None:
         """Export teacher and student; quantise the student."""
-        trained = self.done["distilled"].artifact
-        self.step(
+        trained = self.log.done["distilled"].artifact
+        self.log.step(
             "teacher-onnx",
-            {"teacher": self.teacher_digest},
+            {"teacher": self.teaching.teacher.digest},
             {},
-            lambda draft, _: export(draft, source=self.teacher),
+            lambda draft, _: export(draft, source=self.teaching.teacher.folder),
         )
-        exported = self.step(
+        exported = self.log.step(
             "student-onnx",
             {"student": trained.digest},
             {},
             lambda draft, _: export(draft, source=trained.root),
         )
         if "int8" in self.plan.recipe.precisions:
-            self.step(
+            self.log.step(
                 "student-int8",
                 {"student": exported.artifact.digest},
                 {},
@@ -247,14 +134,14 @@ class Run:
     def variants(self) -> list[Variant]:
         """Return the models of the run, parents first."""
         plan = self.plan
-        parameters = int(self.done["distilled"].artifact.facts["parameters"])
+        parameters = int(self.log.done["distilled"].artifact.facts["parameters"])
         teacher = Variant(
             name=TEACHER,
             role="teacher",
             format="torch",
             precision="fp32",
-            path=self.teacher,
-            digest=file_sha256(self.teacher / "model.safetensors"),
+            path=self.teaching.teacher.folder,
+            digest=file_sha256(self.teaching.teacher.folder / "model.safetensors"),
             parameters=plan.teacher_spec.params(),
         )
         student = Variant(
@@ -262,14 +149,14 @@ class Run:
             role="student",
             format="torch",
             precision="fp32",
-            path=self.done["distilled"].artifact.root,
-            digest=self.done["distilled"].artifact.files["model.safetensors"],
+            path=self.log.done["distilled"].artifact.root,
+            digest=self.log.done["distilled"].artifact.files["model.safetensors"],
             parameters=parameters,
             published="model.safetensors",
         )
         found = [teacher, self._onnx("teacher-onnx", teacher, FP32)]
-        if "baseline" in self.done:
-            artifact = self.done["baseline"].artifact
+        if "baseline" in self.log.done:
+            artifact = self.log.done["baseline"].artifact
             found.append(
                 replace(
                     student,
@@ -277,17 +164,18 @@ class Run:
                     role="baseline",
                     path=artifact.root,
                     digest=artifact.files["model.safetensors"],
+                    parameters=int(artifact.facts["parameters"]),
                     published="",
                 )
             )
         exported = self._onnx("student-onnx", student, FP32)
         found += [student, exported]
-        if "student-int8" in self.done:
+        if "student-int8" in self.log.done:
             found.append(self._onnx("student-int8", exported, INT8))
         return found
 
     def _onnx(self, name: str, parent: Variant, file: str) -> Variant:
-        artifact = self.done[name].artifact
+        artifact = self.log.done[name].artifact
         opset = int(artifact.facts.get("opset", parent.opset))
         return replace(
             parent,
@@ -306,7 +194,7 @@ class Run:
         plan, variants = self.plan, self.variants()
         recipe = plan.recipe
         digests = {variant.name: variant.digest for variant in variants}
-        proved = self.step(
+        proved = self.log.step(
             "verify",
             {**digests, "data": plan.task.digest},
             {"gates": recipe.gates.model_dump(), "metric": recipe.metric, "max": plan.max_tokens},
@@ -328,7 +216,7 @@ class Run:
             for v in variants
             if v.role != "baseline" and v.name != "student" and self.proof.passed(v.name)
         ]
-        measured = self.step(
+        measured = self.log.step(
             "benchmark",
             {**{v.name: v.digest for v in timed}, "data": plan.task.digest},
             {
@@ -366,20 +254,20 @@ class Run:
                 continue
             variant = by_name[model]
             lineage = {
-                "teacher": self.teacher_digest,
-                "student": self.done["distilled"].artifact.digest,
+                "teacher": self.teaching.teacher.digest,
+                "student": self.log.done["distilled"].artifact.digest,
                 "data": plan.task.digest,
                 "recipe": plan.recipe_digest,
             }
             on_target = target.fidelity == "measured"
-            packed = self.step(
+            packed = self.log.step(
                 f"bundle-{target.name}",
                 {"model": variant.digest, **lineage},
                 {"target": target.model_dump(), "measured": on_target and self._timing_digest()},
                 lambda draft, _, variant=variant, target=target, lineage=lineage: bundle(  # type: ignore[misc]
                     draft,
                     variant=variant,
-                    tokenizer=self.done["distilled"].artifact.root,
+                    tokenizer=self.log.done["distilled"].artifact.root,
                     target=target,
                     task=plan.task,
                     max_tokens=plan.max_tokens,
@@ -394,16 +282,12 @@ class Run:
                 raise IntegrityError(f"the bundle for {target.name} fails its test: {problems[0]}")
 
     def _timing_digest(self) -> str:
-        return self.done["benchmark"].artifact.digest
+        return self.log.done["benchmark"].artifact.digest
 
     def findings(
         self, command: str, shipping: Mapping[str, Shipping], verdicts: Sequence[Verdict]
     ) -> Findings:
         """Return all results for the report."""
-        runs = {"teacher": "finetune", "distilled": "distill", "baseline": "baseline"}
-        trained: dict[str, Mapping[str, Any]] = {
-            run: self.done[step].artifact.facts for step, run in runs.items() if step in self.done
-        }
         return Findings(
             plan=self.plan,
             command=command,
@@ -412,21 +296,21 @@ class Run:
             timing=self.timing,
             verdicts=verdicts,
             shipping=shipping,
-            steps=self.steps,
-            trained=trained,
+            steps=self.log.steps,
+            trained=self.teaching.trained(),
         )
 
     def published(self, shipping: Mapping[str, Shipping]) -> dict[str, Path]:
         """Return the files of the output folder: relative name to where it lies now."""
-        student = self.done["distilled"].artifact
+        student = self.log.done["distilled"].artifact
         files = {name: student.root / name for name in student.files}
         for step, file in (("student-onnx", FP32), ("student-int8", INT8)):
-            if step in self.done and self.proof.passed(step):
-                files[file] = self.done[step].artifact.path(file)
+            if step in self.log.done and self.proof.passed(step):
+                files[file] = self.log.done[step].artifact.path(file)
         for target in shipping:
             step = f"bundle-{target}"
-            if step in self.done:
-                packed = self.done[step].artifact
+            if step in self.log.done:
+                packed = self.log.done[step].artifact
                 for name in (*packed.files, "manifest.json"):
                     files[f"bundles/{target}/{name}"] = packed.root / name
         return files

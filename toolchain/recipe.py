@@ -15,32 +15,55 @@ __all__ = [
     "Benchmark",
     "Columns",
     "Data",
+    "DataTask",
     "Gates",
     "Recipe",
     "StageTraining",
     "StudentShape",
     "Training",
+    "WrittenTerm",
     "load_recipe",
 ]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Stage = Literal["general", "inter", "pred"]
+DataTask = Literal["causal_lm", "classify", "mask_lm", "multi_label", "regress", "tag"]
+"""The tasks that rows can be for; a subset of `spec.Task`."""
 
 
 class Columns(Config):
-    """Column names of the data, where they are not the usual ones."""
+    """Column names of the data, where they are not the usual ones.
+
+    `label` holds a class, or a list of labels; `labels` are columns of 0 and 1, one per label;
+    `score` a number; `tokens` and `tags` lists of equal length; `prompt`, `input` (which follows
+    it) and `answer` text.
+    """
 
     text: str | None = None
     text_b: str | None = None
     label: str | None = None
+    labels: list[str] | None = None
+    score: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
+    prompt: str | None = None
+    input: str | None = None
+    answer: str | None = None
 
 
 class Data(Config):
-    """Where the task's rows lie, and raw text for a general stage."""
+    """Where the task's rows lie, and raw text for a general stage.
+
+    `task` says what the rows are for where their columns leave it open. With `pack`, raw text is
+    cut into full blocks of `max_tokens` instead of one row per line; by default the text of a
+    language-model task is, that of a general stage (`raw`) is not.
+    """
 
     path: str
+    task: Literal["auto"] | DataTask = "auto"
     raw: str | None = None
+    pack: bool | None = None
     columns: Columns = Columns()
     max_tokens: Positive | None = None
 
@@ -49,24 +72,49 @@ class StudentShape(Config):
     """Shape and initialisation of the student; what is not given is taken from the teacher.
 
     `path` is a student made elsewhere, whose weights are the start; it has a shape of its own.
+    `family` is another architecture than the teacher's: "mobilebert", whose heads are `inner` wide
+    together. `vocab` keeps the tokens its texts use most: a part of the teacher's, up to 1, or a
+    number of them.
     """
 
     path: str | None = None
+    family: str | None = None
     layers: Positive | None = None
     hidden: Positive | None = None
     heads: Positive | None = None
     ffn: Positive | None = None
-    init: Literal["auto", "teacher_uniform", "teacher_first_k", "random"] = "auto"
+    inner: Positive | None = None
+    vocab: float | None = Field(None, gt=0)
+    init: Literal["auto", "teacher_uniform", "teacher_first_k", "teacher_copy", "random"] = "auto"
 
     @model_validator(mode="after")
     def _one_source_of_shape(self) -> "StudentShape":
-        if self.path and (self.layers or self.hidden or self.heads or self.ffn):
+        if self.path and (self.layers or self.hidden or self.heads or self.ffn or self.vocab):
             raise ValueError(
-                "path names a student that has a shape: drop layers, hidden, heads, ffn"
+                "path names a student that has a shape: drop layers, hidden, heads, ffn, vocab"
             )
+        if self.path and (self.family or self.inner):
+            raise ValueError("path names a student that has a family: drop family and inner")
         if self.path and self.init != "auto":
             raise ValueError("path names the student's weights: drop init")
         return self
+
+
+class WrittenTerm(Config):
+    """One term of a loss written out; a part with settings is a mapping of its name to them."""
+
+    name: str | None = None
+    knowledge: str
+    match: str | dict[str, Any] | None = None
+    transform: list[str | dict[str, Any]] = []
+    objective: str | dict[str, Any]
+    reduction: str | None = None
+    weight: float = Field(1.0, ge=0)
+    schedule: str | dict[str, Any] | None = None
+    stage: Stage = "pred"
+    layers: Literal["sum", "mean"] = "sum"
+    guide: str | None = None
+    view: str = "plain"
 
 
 class Training(Config):
@@ -120,17 +168,40 @@ class Benchmark(Config):
 
 
 class Recipe(Config):
-    """One whole run."""
+    """One whole run.
+
+    `teachers` are further teachers beside `teacher`; `assistants` are shapes between teacher and
+    student, from the largest to the smallest, each distilled in turn.
+    """
 
     teacher: str
+    teachers: list[str] = []
     data: Data
     student: StudentShape = StudentShape()
+    assistants: list[StudentShape] = []
     method: str = "auto"
     method_options: dict[str, dict[str, Any]] = {}
+    terms: list[WrittenTerm] = []
+    balance: Literal["none", "initial"] = "none"
     train: Training = Training()
     stages: dict[Stage, StageTraining] = {}
     finetune: StageTraining = StageTraining()
-    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    metric: Literal[
+        "auto",
+        "accuracy",
+        "entity_f1",
+        "f1",
+        "loss",
+        "macro_f1",
+        "matthews",
+        "micro_f1",
+        "mse",
+        "pearson",
+        "perplexity",
+        "spearman",
+        "subset_accuracy",
+        "token_accuracy",
+    ] = "auto"
     baseline: bool = True
     precisions: list[Literal["int8", "fp32"]] = ["int8", "fp32"]
     gates: Gates = Gates()
@@ -149,8 +220,22 @@ class Recipe(Config):
             raise ValueError("a target is named twice")
         return value
 
+    @field_validator("assistants")
+    @classmethod
+    def _assistants_have_shapes(cls, value: list[StudentShape]) -> list[StudentShape]:
+        for shape in value:
+            if shape.path is not None:
+                raise ValueError("an assistant is a shape, not a path: name it under teacher")
+            if shape.layers is None and shape.hidden is None:
+                raise ValueError("an assistant needs layers or hidden")
+            if shape.vocab is not None:
+                raise ValueError("an assistant keeps all tokens: only the student may have fewer")
+        return value
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> "Recipe":
+        if len({self.teacher, *self.teachers}) != 1 + len(self.teachers):
+            raise ValueError("a teacher is named twice")
         if "fp32" not in self.precisions:
             raise ValueError("precisions must hold fp32: every other variant is proved against it")
         return self

@@ -21,7 +21,17 @@ from toolchain.errors import UsageError
 from toolchain.progress import Progress
 from toolchain.recipe import Recipe
 
-__all__ = ["RECIPE", "Done", "OneFolder", "Place", "RunFolder", "check_output", "claim", "do_step"]
+__all__ = [
+    "RECIPE",
+    "Done",
+    "OneFolder",
+    "Place",
+    "RunFolder",
+    "StepLog",
+    "check_output",
+    "claim",
+    "do_step",
+]
 
 RECIPE = "recipe.yaml"
 _RUN = ".run"
@@ -190,3 +200,27 @@ def do_step(
     seconds = float(made_by["seconds"])
     progress.event("finished", step=name, digest=artifact.digest, seconds=seconds)
     return Done(name=name, artifact=artifact, seconds=seconds, inputs=inputs, skipped=False)
+
+
+class StepLog:
+    """The steps of one run: each is done or found finished, and remembered in order."""
+
+    def __init__(self, place: Place, progress: Progress) -> None:
+        self.place, self.progress = place, progress
+        self.steps: list[Done] = []
+        self.done: dict[str, Done] = {}
+
+    def step(
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        config: object,
+        write: Callable[[Draft, Path], None],
+    ) -> Done:
+        """Do or find one step and remember it."""
+        done = do_step(self.place, name, inputs, config, write, self.progress)
+        self.steps.append(done)
+        self.done[name] = done
+        seconds = "already done" if done.skipped else f"{done.seconds:.1f} s"
+        self.progress.say(f"{name}: {seconds}")
+        return done

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 
 from toolchain.data.batching import Rows, tokenize
 from toolchain.distill.compose import compose
+from toolchain.distill.records import Parts, StageRun
+from toolchain.distill.teachers import TrainingModel
 from toolchain.distill.term import bind
-from toolchain.distill.trainer import StageRun, TrainingModel, train
+from toolchain.distill.trainer import train
 from toolchain.models.build import build_student
 from toolchain.models.checkpoint import inspect
 from toolchain.models.loading import load_classifier, load_tokenizer
@@ -31,7 +33,8 @@ def main(method: str, stage: str, teacher_folder: str, data: str, out: str) -> N
     teacher = load_classifier(found.root)
     spec = found.spec.reshaped(layers=2)
     student = build_student(teacher, found.family, spec, "teacher_uniform", seed=0)
-    terms = tuple(bind(t, spec, found.spec) for t in compose(method, {}).stages[stage])  # type: ignore[index]
+    composed = compose(method, {})
+    terms = tuple(bind(t, spec, found.spec) for t in composed.stages[stage])  # type: ignore[index]
     run = StageRun(
         name=stage,
         steps=8,
@@ -52,8 +55,9 @@ def main(method: str, stage: str, teacher_folder: str, data: str, out: str) -> N
     work = Path(out).with_name(f"work-{Path(out).stem}-{rank}")
     train(
         TrainingModel(model=student, family=found.family, spec=spec),
-        TrainingModel(model=teacher, family=found.family, spec=found.spec),
+        [TrainingModel(model=teacher, family=found.family, spec=found.spec)],
         terms,
+        Parts(surgery=composed.surgery),
         rows("train"),
         rows("dev"),
         run,

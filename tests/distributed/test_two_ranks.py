@@ -42,7 +42,15 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize(
     ("method", "stage"),
-    [("kd", "pred"), ("tinybert", "inter"), ("minilm_v2", "inter")],
+    [
+        ("kd", "pred"),
+        ("theseus", "pred"),
+        ("cofi", "pred"),
+        ("tinybert", "inter"),
+        ("minilm_v2", "inter"),
+        ("bert_emd", "pred"),
+        ("rail_kd", "pred"),
+    ],
 )
 def test_two_ranks_end_where_one_process_ends(
     teacher: Path, task_folder: Path, tmp_path: Path, method: str, stage: str

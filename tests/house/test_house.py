@@ -128,3 +128,10 @@ def test_the_wheel_holds_the_package_and_the_targets(tmp_path: Path) -> None:
     ).stdout.split()
     expected = {re.sub(r"^targets/", "toolchain/_data/targets/", name) for name in tracked}
     assert names == expected
+
+
+def test_the_tables_of_the_user_guide_are_those_of_the_code() -> None:
+    from toolchain.distill.catalogue import filled_in
+
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert page == filled_in(page), "run make docs-table"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolchain.errors import StepError
-from toolchain.metrics import METRICS, all_scores, interval, score
-from toolchain.recipe import Recipe
+from toolchain.errors import StepError, UsageError
+from toolchain.metrics import METRICS, all_scores, better, for_task, interval, resolve, score, sign
+from toolchain.recipe import DataTask, Recipe
 from toolchain.stats import wilson
 
 
@@ -78,10 +78,11 @@ def test_known_values() -> None:
     # 90 true negatives, 4 false positives, 1 false negative, 5 true positives.
     labels = np.array([0] * 94 + [1] * 6)
     predictions = np.array([0] * 90 + [1] * 4 + [0] + [1] * 5)
-    assert METRICS["accuracy"](predictions, labels) == pytest.approx(0.95)
-    assert METRICS["f1"](predictions, labels) == pytest.approx(2 * 5 / (2 * 5 + 4 + 1))
+    logits = _logits(predictions, 2)
+    assert score("accuracy", logits, labels) == pytest.approx(0.95)
+    assert score("f1", logits, labels) == pytest.approx(2 * 5 / (2 * 5 + 4 + 1))
     expected = (5 * 90 - 4 * 1) / math.sqrt((5 + 4) * (5 + 1) * (90 + 4) * (90 + 1))
-    assert METRICS["matthews"](predictions, labels) == pytest.approx(expected)
+    assert score("matthews", logits, labels) == pytest.approx(expected)
 
 
 def test_perfect_and_inverted_predictions_are_the_ends_of_the_scale() -> None:
@@ -139,7 +140,7 @@ def test_the_bootstrap_covers_the_truth_about_95_times_in_100() -> None:
         return np.where(random.random(count) < 0.85, labels, 1 - labels), labels
 
     predictions, labels = draw(400_000)
-    truth = METRICS["matthews"](predictions, labels)
+    truth = score("matthews", _logits(predictions, 2), labels)
     inside = 0
     for _ in range(300):
         predictions, labels = draw(200)
@@ -148,7 +149,7 @@ def test_the_bootstrap_covers_the_truth_about_95_times_in_100() -> None:
     assert 0.91 <= inside / 300 <= 0.98
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", for_task("classify"))
 def test_one_row_has_no_interval(name: str) -> None:
     assert interval(name, np.array([[1.0, 0.0]]), np.array([0])) is None
 
@@ -170,4 +171,44 @@ def test_float32_logits_and_int32_labels_will_do() -> None:
 
 
 def test_the_recipe_knows_exactly_these_metrics() -> None:
-    assert set(Recipe.model_fields["metric"].annotation.__args__) == set(METRICS)
+    assert set(Recipe.model_fields["metric"].annotation.__args__) == {"auto", *METRICS}
+
+
+def test_every_task_of_the_recipe_has_metrics_and_knows_its_default() -> None:
+    assert {task: resolve("auto", task) for task in DataTask.__args__} == {
+        "causal_lm": "loss",
+        "classify": "accuracy",
+        "mask_lm": "loss",
+        "multi_label": "micro_f1",
+        "regress": "pearson",
+        "tag": "entity_f1",
+    }
+    assert for_task("regress") == ("pearson", "spearman", "mse")
+
+
+def test_a_metric_of_another_task_is_refused_with_those_that_fit() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("accuracy", "regress")
+    assert str(caught.value) == (
+        "metric accuracy does not fit the task regress, expected one of pearson, spearman, mse "
+        "(leave metric to auto for pearson)"
+    )
+    with pytest.raises(UsageError, match="the task encode has no metric"):
+        resolve("auto", "encode")
+
+
+def test_tags_that_are_no_spans_have_no_entities() -> None:
+    parts_of_speech = ("NOUN", "VERB")
+    assert resolve("auto", "tag", parts_of_speech) == "token_accuracy"
+    assert resolve("auto", "tag", ("O", "B-x", "I-x")) == "entity_f1"
+    with pytest.raises(UsageError, match=r"entity_f1 needs BIO tags .* found the tag 'NOUN'"):
+        resolve("entity_f1", "tag", parts_of_speech)
+
+
+def test_lower_is_better_for_what_counts_errors() -> None:
+    assert {name for name in METRICS if sign(name) < 0} == {"loss", "mse", "perplexity"}
+    assert better("pearson", 0.8, 0.7)
+    assert not better("pearson", 0.7, 0.7)
+    assert better("perplexity", 20.0, 21.0)
+    assert not better("mse", 0.3, 0.2)
+    assert better("loss", 9.0, None)

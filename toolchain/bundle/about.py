@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from toolchain.measurement import Measurement, Metric
+from toolchain.recipe import DataTask
 from toolchain.target import Target
 
-__all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
+__all__ = ["CLOSE_CALL", "REQUIRES", "TASKS", "About", "Kind", "ModelFile", "Padding"]
 
 Kind = Literal["single", "pair"]
+
+TASKS: tuple[DataTask, ...] = ("classify", "multi_label", "regress")
+"""What a bundle's scripts can answer."""
 
 # Lower bounds with aarch64 wheels for Python 3.10 and newer. onnxruntime 1.21 dies with an illegal
 # instruction on Cortex-A53 and A72.
@@ -60,16 +64,21 @@ class About:
     metric: Metric | None
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
+    task: DataTask = "classify"
 
     @property
     def tolerances(self) -> dict[str, float]:
         """How far outputs on the device may be from the recorded ones.
 
         fp32: each logit. Anything else is not the same to the last bit on every CPU: cosine of
-        each row and on average, equal decisions, both without close calls.
+        each row and on average, equal decisions, both without close calls. A score has no direction
+        and decides nothing: its distance, on average and in each row, in standard deviations of
+        the recorded scores.
         """
         if self.precision == "fp32":
             return {"max_abs": 1e-4}
+        if self.task == "regress":
+            return {"mean_distance": 0.1, "row_distance": 0.5}
         return {"row_cosine": 0.99, "mean_cosine": 0.999, "close_call": CLOSE_CALL}
 
     @property
@@ -92,6 +101,7 @@ class About:
                 "summary": self.target.summary,
                 "notes": self.target.notes,
             },
+            "task": self.task,
             "labels": list(self.labels),
             "kind": self.kind,
             "max_tokens": self.max_tokens,

@@ -13,13 +13,14 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.artifact import file_sha256, out_of_disk
-from toolchain.bundle.about import REQUIRES, About, Kind, ModelFile
+from toolchain.bundle.about import REQUIRES, TASKS, About, Kind, ModelFile
 from toolchain.bundle.assets.classify import BundleError, Classifier
 from toolchain.bundle.golden import Row, golden_rows, padding_of
 from toolchain.bundle.readme import render
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.measurement import Measurement, Metric
 from toolchain.models.loading import load_tokenizer
+from toolchain.recipe import DataTask
 from toolchain.target import Target
 
 __all__ = ["build"]
@@ -49,6 +50,7 @@ def build(
     metric: Metric | None = None,
     measurements: Sequence[Measurement] = (),
     notes: Sequence[str] = (),
+    task: DataTask = "classify",
 ) -> None:
     """Write a bundle into the empty folder `out`.
 
@@ -60,7 +62,8 @@ def build(
     IntegrityError when the model is not the one of that digest, answers with another number of
     labels, or the shipped tokenizer does not give the Hugging Face one's tokens.
     """
-    _check_arguments(out, tokenizer, labels, licenses)
+    _check_arguments(out, tokenizer, licenses)
+    _check_labels(labels, task)
     rows = _own_rows(golden_texts, kind)
     reference = load_tokenizer(tokenizer)
     about = About(
@@ -75,6 +78,7 @@ def build(
         metric=metric,
         measurements=tuple(measurements),
         notes=tuple(notes),
+        task=task,
     )
     _check_target(about)
     try:
@@ -91,16 +95,25 @@ def build(
     (out / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _check_arguments(
-    out: Path, tokenizer: Path, labels: tuple[str, ...], licenses: Mapping[str, str]
-) -> None:
+def _check_labels(labels: tuple[str, ...], task: DataTask) -> None:
+    if task not in TASKS:
+        raise UsageError(
+            f"a bundle answers once per row: {', '.join(TASKS)}; the task {task} is none of these"
+        )
+    if task == "regress" and len(labels) != 1:
+        raise UsageError(f"expected the one name of a score, found {labels!r}")
+    fewest = {"classify": 2}.get(task, 1)
+    if len(labels) < fewest or len(set(labels)) != len(labels):
+        words = {1: "one", 2: "two"}[fewest]
+        raise UsageError(f"expected {words} or more labels of different names, found {labels!r}")
+
+
+def _check_arguments(out: Path, tokenizer: Path, licenses: Mapping[str, str]) -> None:
     if any(out.iterdir()):
         raise UsageError(f"{out}: expected an empty folder")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (tokenizer / name).is_file():
             raise UsageError(f"{tokenizer}: holds no {name}", "save it with save_pretrained")
-    if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise UsageError(f"expected two or more labels of different names, found {labels!r}")
     for name in licenses:
         if PurePosixPath(name).name != name or "\\" in name or name in ("", ".", ".."):
             raise UsageError(f"the licence file name {name!r} is not a plain file name")

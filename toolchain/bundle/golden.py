@@ -134,8 +134,20 @@ def _golden(
         "input_ids": ids,
         "token_type_ids": type_ids,
         "logits": logits.tolist(),
-        "label": shipped.labels[int(logits.argmax())],
+        **_decision(shipped, logits.tolist()),
     }
+
+
+def _decision(shipped: Classifier, logits: list[float]) -> dict[str, str | list[str]]:
+    """Return what the logits of a row mean: a label, the labels above 0.5, nothing for a score."""
+    match shipped.task:
+        case "regress":
+            return {}
+        case "multi_label":
+            on = [name for name, logit in zip(shipped.labels, logits, strict=True) if logit > 0]
+            return {"labels": on}
+        case _:
+            return {"label": shipped.labels[logits.index(max(logits))]}
 
 
 def _same(what: str, row: Row, expected: list[int], found_1N: NDArray[np.int64]) -> None:

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from toolchain.cli import options as o
 from toolchain.cli.console import out, table_text
-from toolchain.distill.term import STAGES, find_method, methods
+from toolchain.distill.catalogue import LOSS_SHAPE, card, cards, loss_sizes
+from toolchain.distill.term import find_method
 
 __all__ = ["run"]
 
@@ -28,26 +29,30 @@ def run(
         text = _explain(chosen)
         out(json.dumps({"name": chosen, "text": text}) if json_ else text)
         return
-    rows = [(n, methods.summary(n), _stages(n)) for n in methods.names()]
     if json_:
-        out(json.dumps([{"name": n, "summary": s, "stages": t} for n, s, t in rows], indent=2))
+        out(json.dumps([c.as_json() for c in cards()], indent=2))
         return
-    table = Table("method", "what it does", "stages", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
+    table = Table("method", "stages", "knowledge", "requires", "source", box=None, pad_edge=False)
+    for c in cards():
+        columns = (c.stages, c.knowledge, c.requirements)
+        table.add_row(c.name, *(", ".join(column) or "-" for column in columns), c.citation)
     out(table_text(table))
 
 
-def _stages(name: str) -> str:
-    used = {term.stage for term in find_method(name)().terms()}
-    return " ".join(stage for stage in STAGES if stage in used)
+def _memory(name: str) -> str:
+    return "\n".join(
+        f"  {stage:8}{what:24}{size / 2**20:8.1f} MiB" for stage, what, size in loss_sizes(name)
+    )
 
 
 def _explain(name: str) -> str:
-    cls = find_method(name)
+    cls, about = find_method(name), card(name)
     terms = "\n".join(f"  {term.stage:8}{term}" for term in cls().terms())
     return (
-        f"{name}: {methods.summary(name)}\n\n{source.cleandoc(cls.__doc__ or '')}\n\n"
-        f"defaults  {source.signature(cls)}\nterms\n{terms}\n\n"
+        f"{name}: {about.summary}\n\n{source.cleandoc(cls.__doc__ or '')}\n\n"
+        f"defaults  {source.signature(cls)}\n"
+        f"requires  {', '.join(about.requirements) or 'nothing'}\n"
+        f"source    {about.citation}\nterms\n{terms}\n"
+        f"memory of the loss, {LOSS_SHAPE} (estimated)\n{_memory(name)}\n\n"
         f"example   toolchain compress --teacher DIR --data DIR --layers 3 --method {name}"
     )

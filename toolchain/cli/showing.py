@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toolchain.plan import Plan, StagePlan
+    from toolchain.data.sources import TaskData
+    from toolchain.plan import AssistantPlan, Plan, StagePlan
 
 __all__ = ["show_plan"]
 
@@ -15,8 +16,17 @@ def show_plan(plan: "Plan") -> str:
     lines = [
         f"teacher   {plan.teacher.source}: {plan.teacher_spec}, "
         f"{plan.teacher_spec.params():,} parameters",
+        *(
+            f"teacher   {other.checkpoint.source}: {other.spec}, {other.spec.params():,} parameters"
+            for other in plan.others
+        ),
+        *(
+            f"assistant {a.spec}, {a.spec.params():,} parameters; {_begins(a)}, "
+            f"{sum(stage.steps for stage in a.stages)} steps"
+            for a in plan.assistants
+        ),
         f"student   {plan.student}, {plan.student.params():,} parameters; {_start(plan)}",
-        f"data      {task.name}: {task.kind}, {len(task.labels)} classes, "
+        f"data      {task.name}: {_outputs(task)}, "
         f"train {len(task.train)}, dev {len(task.dev)}{test}; "
         f"about {plan.mean_tokens:.0f} tokens a row, at most {plan.max_tokens}",
         f"targets   {', '.join(target.name for target in plan.targets)}",
@@ -35,12 +45,32 @@ def show_plan(plan: "Plan") -> str:
     return "\n".join(lines)
 
 
+def _outputs(task: "TaskData") -> str:
+    """Return what a model for the task answers, in a few words."""
+    match task.task:
+        case "classify":
+            return f"{task.kind}, {len(task.labels)} classes"
+        case "multi_label":
+            return f"{task.kind}, {len(task.labels)} labels of which several may hold"
+        case "regress":
+            return f"{task.kind}, a score ({task.labels[0]})"
+        case "tag":
+            return f"words, {len(task.labels)} tags"
+        case "causal_lm":
+            return "prompts and answers" if task.kind == "pair" else "text, the next token"
+        case "mask_lm":
+            return "text, masked tokens"
+
+
 def _start(plan: "Plan") -> str:
-    if plan.init == "given":
-        return f"starts from {plan.recipe.student.path}"
-    if plan.init == "random":
+    return f"starts from {plan.recipe.student.path}" if plan.init == "given" else _begins(plan)
+
+
+def _begins(model: "Plan | AssistantPlan") -> str:
+    if model.init == "random":
         return "starts at random"
-    return f"starts from teacher layers {plan.copied}"
+    source = f"assistant {model.source}" if model.source else "teacher"
+    return f"starts from {source} layers {model.copied}"
 
 
 def _stage(stage: "StagePlan") -> list[str]:

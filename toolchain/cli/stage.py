@@ -17,6 +17,12 @@ __all__ = ["folder_digests", "needs_head", "run_folder_step", "run_stage"]
 
 def needs_head(plan: "Plan") -> None:
     """Refuse a teacher that has still to be fine-tuned."""
+    bare = [other for other in plan.others if other.finetune]
+    if plan.finetune is None and bare:
+        raise UsageError(
+            f"teacher {bare[0].checkpoint.source}: a bare encoder without a head",
+            "give it one with toolchain finetune",
+        )
     if plan.finetune is not None:
         raise UsageError(
             f"teacher {plan.recipe.teacher}: a bare encoder without a head",
@@ -34,20 +40,36 @@ def run_stage(
 ) -> None:
     """Do one step of a plan into `output` and print what it made."""
     from toolchain.cli.showing import show_plan
-    from toolchain.pipeline import Run
-    from toolchain.rundir import OneFolder
+    from toolchain.rundir import OneFolder, StepLog
+    from toolchain.teaching import Teaching
 
+    _check_single(plan, stage)
     err.print(show_plan(plan), markup=False)
     with working(verbose=verbose) as progress:
-        run = Run(plan, OneFolder(output), progress)
+        log = StepLog(OneFolder(output), progress)
+        teaching = Teaching(plan, log)
         steps: Mapping[str, Callable[[], None]] = {
-            "finetune": run.finetune,
-            "design": run.design,
-            "distill": run.distill,
-            "baseline": run.baseline,
+            "finetune": teaching.finetune,
+            "design": teaching.design,
+            "distill": teaching.distill,
+            "baseline": teaching.baseline,
         }
         steps[stage]()
-    _print(run.steps[-1].artifact, json_)
+    _print(log.steps[-1].artifact, json_)
+
+
+def _check_single(plan: "Plan", stage: str) -> None:
+    """Refuse what takes more than the one step this command does."""
+    if stage == "finetune" and plan.others:
+        raise UsageError(
+            f"the recipe names {1 + len(plan.others)} teachers, finetune makes one",
+            "fine-tune each by itself, or use toolchain compress",
+        )
+    if plan.assistants:
+        raise UsageError(
+            "the recipe names assistants, which are steps of their own",
+            "use toolchain compress, or distil each assistant and give it as the next teacher",
+        )
 
 
 def run_folder_step(

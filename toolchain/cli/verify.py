@@ -24,13 +24,15 @@ def run(
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
     """Compare outputs and task metric with the parent's; exit 3 or 4 where a gate is not met."""
-    from toolchain import hardware
-    from toolchain.data.sources import load_task
+    from toolchain import hardware, metrics
+    from toolchain.data.sources import check_exportable, load_task
     from toolchain.recipe import Columns, Gates
     from toolchain.steps.folders import labels_of, max_tokens_of, variant_of
 
     inputs = folder_digests(model=model, parent=against)
     task = load_task(data, columns=Columns(), teacher_labels=labels_of(against))
+    check_exportable(task)
+    metric = metrics.resolve("auto", task.task)
     parent = variant_of(against, "parent")
     candidate = variant_of(model, "model", parent="parent")
     from toolchain.steps.verify import read_proof, verify
@@ -40,12 +42,12 @@ def run(
             output,
             "verify",
             {**inputs, "data": task.digest},
-            {"gates": Gates().model_dump()},
+            {"gates": Gates().model_dump(), "metric": metric},
             lambda draft, _: verify(
                 draft,
                 variants=(parent, candidate),
                 task=task,
-                metric="accuracy",
+                metric=metric,
                 limits=Gates(),
                 max_tokens=max_tokens_of(against),
                 threads=threads or hardware.cores(),

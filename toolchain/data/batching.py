@@ -1,10 +1,10 @@
-"""Rows to padded batches: tokenised once, bucketed by length, in an order that can be resumed.
+"""Tokenised rows to padded batches: bucketed by length, in an order that can be resumed.
 
 Batches of similar length waste little padding (facts.md section 3: 93 -> 208 samples/s). The order
 depends on (seed, epoch) alone, so a run that stopped in the middle of an epoch continues with the
 very batch it would have seen.
 
-Shape letters: B batch, N tokens, R rows.
+Shape letters: B batch, N tokens, R rows, C classes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,41 +14,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+
+from toolchain.data.masking import IGNORED
+from toolchain.data.tokenizing import Rows, tokenize
 
 __all__ = ["Batch", "Rows", "collate", "epoch_batches", "in_order", "tokenize"]
 
 Ids = NDArray[np.int64]
-
 # Rows sorted by length together: wide enough for even lengths, narrow enough to stay shuffled.
 _POOL_BATCHES = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Tokenised rows: one mapping of 1-D arrays per row, labels (R,), rows cut to the limit."""
-
-    features: Sequence[Mapping[str, Ids]]
-    labels: Ids
-    pad_id: int
-    truncated: int
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.features)
-
-    @property
-    def lengths(self) -> Ids:
-        """Tokens per row, (R,)."""
-        return np.array([len(row["input_ids"]) for row in self.features], dtype=np.int64)
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Padded rows. `inputs` go to the model (B, N); `rows` are their numbers in the data."""
+    """Padded rows. `inputs` go to the model (B, N); `rows` are their numbers in the data.
+
+    `labels` are (B,) int64 for classes, (B, C) float32 for multi-label, (B,) float32 for scores,
+    and (B, N) int64 for tagging and language models, -100 where nothing is supervised. Those of a
+    causal language model are shifted: logits[:, n] predict labels[:, n].
+    """
 
     inputs: Mapping[str, Tensor]
-    labels_B: Tensor
+    labels: Tensor
     rows: tuple[int, ...]
 
     @property
@@ -59,55 +46,46 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.labels_B.to(device), self.rows)
+        return Batch(inputs, self.labels.to(device), self.rows)
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None,
-    labels: Sequence[int],
-    *,
-    max_tokens: int,
-) -> Rows:
-    """Tokenise single texts or pairs; longer rows lose their end (of the longer text)."""
-    encoded = tokenizer(
-        list(texts),
-        list(texts_b) if texts_b is not None else None,
-        add_special_tokens=True,
-        padding=False,
-        truncation="longest_first",
-        max_length=max_tokens,
-        return_attention_mask=True,
-        verbose=False,
-    )
-    names = list(encoded.keys())
-    columns = [encoded[name] for name in names]
-    features = [
-        {name: np.asarray(values, dtype=np.int64) for name, values in zip(names, row, strict=True)}
-        for row in zip(*columns, strict=True)
-    ]
-    cut = sum(1 for encoding in encoded.encodings or () if encoding.overflowing)
-    return Rows(
-        features=features,
-        labels=np.asarray(labels, dtype=np.int64),
-        pad_id=int(tokenizer.pad_token_id or 0),
-        truncated=cut,
-    )
+def collate(rows: Rows, chosen: Sequence[int], *, step: int | None = None) -> Batch:
+    """Pad the chosen rows on the right to their longest.
+
+    A masked language model's tokens are hidden anew at every `step`; None hides those of
+    evaluation, which are always the same.
+    """
+    picked: list[Mapping[str, Ids]] = [rows.features[i] for i in chosen]
+    token_labels: list[Ids] | None = None
+    if rows.masking is not None:
+        masking = rows.masking
+        made = [
+            masking.apply(feature["input_ids"], row=row, step=step)
+            for feature, row in zip(picked, chosen, strict=True)
+        ]
+        picked = [
+            {**feature, "input_ids": ids} for feature, (ids, _) in zip(picked, made, strict=True)
+        ]
+        token_labels = [labels for _, labels in made]
+    elif isinstance(rows.labels, tuple):
+        token_labels = [rows.labels[i] for i in chosen]
+    inputs = {
+        name: _padded([row[name] for row in picked], rows.pad_id if name == "input_ids" else 0)
+        for name in picked[0]
+    }
+    if token_labels is not None:
+        labels = _padded(token_labels, IGNORED)
+    else:
+        assert isinstance(rows.labels, np.ndarray)
+        labels = torch.from_numpy(rows.labels[list(chosen)])
+    return Batch(inputs, labels, tuple(chosen))
 
 
-def collate(rows: Rows, chosen: Sequence[int]) -> Batch:
-    """Pad the chosen rows on the right to their longest."""
-    picked = [rows.features[i] for i in chosen]
-    width = max(len(row["input_ids"]) for row in picked)
-    inputs = {}
-    for name in picked[0]:
-        fill = rows.pad_id if name == "input_ids" else 0
-        padded = np.full((len(picked), width), fill, dtype=np.int64)
-        for i, row in enumerate(picked):
-            padded[i, : len(row[name])] = row[name]
-        inputs[name] = torch.from_numpy(padded)
-    return Batch(inputs, torch.from_numpy(rows.labels[list(chosen)]), tuple(chosen))
+def _padded(arrays: Sequence[Ids], fill: int) -> Tensor:
+    padded = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
+    for i, array in enumerate(arrays):
+        padded[i, : len(array)] = array
+    return torch.from_numpy(padded)
 
 
 def epoch_batches(lengths: Ids, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:

@@ -1,11 +1,16 @@
-"""Which columns hold the text and the label: the usual names, or those the recipe gives."""
+"""Which columns hold the text and what is to be learned: the usual names, or those of the recipe.
 
-from collections.abc import Sequence
+The columns also say what the task is, unless the recipe does.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from toolchain.data.deciding import LABELS, PROMPTS, SCORES, TAGS, TOKENS, decide, flags_of
 from toolchain.data.readers import Table
 from toolchain.errors import UsageError
-from toolchain.recipe import Columns
+from toolchain.recipe import Columns, DataTask
 from toolchain.registry import nearest
 
 __all__ = ["Chosen", "choose"]
@@ -20,43 +25,90 @@ _PAIRS = (
     ("question", "sentence"),
 )
 _SINGLES = ("text", "sentence", "utterance", "question", "content", "review")
-_LABELS = ("label", "labels", "class", "category", "intent", "is_duplicate")
-# Tasks known by their columns: what must stand in the header, and the task's name.
-_OTHER_TASKS = (
-    (("tokens", "tags"), "tagging"),
-    (("tokens", "ner_tags"), "tagging"),
-    (("context", "answers"), "extractive question answering"),
-)
-_SCORES = ("score", "similarity_score", "relatedness", "similarity")
+_INPUTS = ("input",)
+# Which of the recipe's names a task reads; any other one would be ignored in silence.
+_TEXTS = ("text", "text_b")
+_ROLES: Mapping[DataTask, tuple[str, ...]] = {
+    "classify": (*_TEXTS, "label"),
+    "multi_label": (*_TEXTS, "label", "labels"),
+    "regress": (*_TEXTS, "label", "score"),
+    "tag": ("tokens", "tags"),
+    "causal_lm": ("text", "prompt", "input", "answer"),
+    "mask_lm": _TEXTS,
+}
+
+Known = Mapping[str, str]
+"""Names of columns by their lower-case spelling."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns that are read; `text_b` only for pairs."""
+    """The columns that are read, for a task.
+
+    `text_b` only for pairs (of texts, or prompt and answer); `label` holds class, list of labels,
+    score or tags, None for a language model or where `flags`, columns of 0 and 1, say it; `input`
+    is what follows the prompt.
+    """
 
     text: str
     text_b: str | None
-    label: str
+    label: str | None
+    task: DataTask = "classify"
+    flags: tuple[str, ...] = ()
+    input: str | None = None
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the columns read, in order."""
-        return tuple(name for name in (self.text, self.text_b, self.label) if name is not None)
+        single = (self.text, self.input, self.text_b, self.label)
+        return (*(name for name in single if name is not None), *self.flags)
 
 
-def choose(table: Table, columns: Columns) -> Chosen:
-    """Return the columns of `table` to read: those of `columns`, else the usual names.
+def choose(table: Table, columns: Columns, task: Literal["auto"] | DataTask = "auto") -> Chosen:
+    """Return the task and the columns of `table` to read: those of `columns`, else the usual ones.
 
-    Raises UsageError where there are none, where several would do, or where the columns are those
-    of a task that is not classification.
+    Raises UsageError where there are none, where several would do, where the columns are those of
+    a task that is not supported, or where the recipe names a column that the task does not read.
     """
     known = {name.lower(): name for name in reversed(table.header)}
-    label = _label(table, columns, known)
-    text, text_b = _texts(table, columns, known)
-    chosen = Chosen(text, text_b, label)
+    texts = _candidates(known)
+    decided = decide(table, columns, known, texts=bool(texts)) if task == "auto" else task
+    for role, name in columns.model_dump(exclude_none=True).items():
+        if role not in _ROLES[decided]:
+            raise UsageError(
+                f"columns.{role} names {name!r}, but the task {decided} has no such column, "
+                f"expected {' or '.join(f'columns.{role}' for role in _ROLES[decided])}",
+                "set data.task to the task that is meant" if task == "auto" else "drop it",
+            )
+    chosen = _chosen(table, columns, known, decided)
     names = chosen.names()
     if len(set(names)) != len(names):
         raise UsageError(f"{table.file}: one column cannot be two things: {', '.join(names)}")
     return chosen
+
+
+def _chosen(table: Table, columns: Columns, known: Known, task: DataTask) -> Chosen:
+    match task:
+        case "tag":
+            tokens = _one(table, columns.tokens, known, "tokens", TOKENS)
+            tags = _one(table, columns.tags, known, "tags", TAGS)
+            return Chosen(tokens, None, tags, task)
+        case "causal_lm":
+            return _language(table, columns, known)
+        case "mask_lm":
+            return Chosen(*_texts(table, columns, known), None, task)
+        case "regress":
+            if columns.score is None and columns.label is not None:
+                label = _given(table, columns.label, "label")
+            else:
+                label = _one(table, columns.score, known, "score", (*SCORES, *LABELS))
+        case "multi_label":
+            flags = _flags(table, columns, known)
+            if flags:
+                return Chosen(*_texts(table, columns, known), None, task, flags)
+            label = _one(table, columns.label, known, "label", LABELS)
+        case "classify":
+            label = _one(table, columns.label, known, "label", LABELS)
+    return Chosen(*_texts(table, columns, known), label, task)
 
 
 def _given(table: Table, name: str, role: str) -> str:
@@ -70,38 +122,67 @@ def _given(table: Table, name: str, role: str) -> str:
     )
 
 
-def _label(table: Table, columns: Columns, known: dict[str, str]) -> str:
-    if columns.label is not None:
-        return _given(table, columns.label, "label")
-    for needed, task in _OTHER_TASKS:
-        if all(name in known for name in needed):
-            raise _not_supported(table, task, needed)
-    for name in _LABELS:
+def _one(table: Table, given: str | None, known: Known, role: str, usual: Sequence[str]) -> str:
+    if given is not None:
+        return _given(table, given, role)
+    for name in usual:
         if name in known:
             return known[name]
-    for name in _SCORES:
-        if name in known:
-            raise _not_supported(table, "regression", (known[name],))
-    raise _wrong_header(table, "a label column", _LABELS)
+    raise _wrong_header(table, f"a {role} column", usual)
 
 
-def _texts(table: Table, columns: Columns, known: dict[str, str]) -> tuple[str, str | None]:
+def _flags(table: Table, columns: Columns, known: Known) -> tuple[str, ...]:
+    """Return the columns of 0 and 1: those given, or all but the texts where none is a label."""
+    if columns.labels is not None:
+        return tuple(_given(table, name, "labels") for name in columns.labels)
+    if columns.label is not None or any(name in known for name in LABELS):
+        return ()
+    return flags_of(table, exclude=[name for pair in _candidates(known) for name in pair])
+
+
+def _language(table: Table, columns: Columns, known: Known) -> Chosen:
+    """Return prompt and answer where there are such columns, else the text alone."""
+    usual = next(((a, b) for a, b in PROMPTS if a in known and b in known), None)
+    if columns.text is not None:
+        return Chosen(_given(table, columns.text, "text"), None, None, "causal_lm")
+    if usual is None and columns.prompt is None and columns.answer is None:
+        first, second = _texts(table, columns, known)
+        if second is not None:
+            raise _wrong_header(table, "a text or a prompt column", (*_SINGLES, PROMPTS[0][0]))
+        return Chosen(first, None, None, "causal_lm")
+    prompts, answers = ((usual[0],), (usual[1],)) if usual else zip(*PROMPTS, strict=True)
+    prompt = _one(table, columns.prompt, known, "prompt", prompts)
+    answer = _one(table, columns.answer, known, "answer", answers)
+    if columns.input is not None:
+        more: str | None = _given(table, columns.input, "input")
+    else:
+        more = next((known[name] for name in _INPUTS if name in known), None)
+    return Chosen(prompt, answer, None, "causal_lm", (), None if more == prompt else more)
+
+
+def _candidates(known: Known) -> list[tuple[str, ...]]:
+    """Return the columns that may hold the text, pairs first."""
+    singles = [known[name] for name in _SINGLES if name in known]
+    pairs = [(known[a], known[b]) for a, b in _PAIRS if a in known and b in known]
+    # `question` and `sentence` are singles of their own, so a pair of them is not a rival.
+    rivals = [(name,) for name in singles if not any(name in pair for pair in pairs)]
+    return [*pairs, *rivals]
+
+
+def _texts(table: Table, columns: Columns, known: Known) -> tuple[str, str | None]:
     if columns.text is not None:
         second = columns.text_b
         return (
             _given(table, columns.text, "text"),
             None if second is None else _given(table, second, "text_b"),
         )
-    singles = [known[name] for name in _SINGLES if name in known]
     if columns.text_b is not None:
+        singles = [known[name] for name in _SINGLES if name in known]
         first = singles or [known[a] for a, _ in _PAIRS if a in known]
         if not first:
             raise _wrong_header(table, "a text column", _SINGLES)
         return first[0], _given(table, columns.text_b, "text_b")
-    pairs = [(known[a], known[b]) for a, b in _PAIRS if a in known and b in known]
-    # `question` and `sentence` are singles of their own, so a pair of them is not a rival.
-    rivals = [(name,) for name in singles if not any(name in pair for pair in pairs)]
-    candidates = [*pairs, *rivals]
+    candidates = _candidates(known)
     if not candidates:
         raise _wrong_header(table, "a text column", (*_SINGLES, *map(" + ".join, _PAIRS)))
     if len(candidates) > 1:
@@ -119,13 +200,4 @@ def _wrong_header(table: Table, missing: str, usual: Sequence[str]) -> UsageErro
         f"{table.head} lacks {missing}, found: {', '.join(table.header)}; "
         f"expected one of: {', '.join(usual)}",
         "name the columns with columns.text, columns.text_b and columns.label",
-    )
-
-
-def _not_supported(table: Table, task: str, found: Sequence[str]) -> UsageError:
-    plural = "s" * (len(found) > 1)
-    return UsageError(
-        f"{table.file}: column{plural} {' and '.join(found)} without a label column: "
-        f"{task} is not supported yet, expected single-text or pair classification",
-        "where it is a classification task, name its columns with columns.text and columns.label",
     )

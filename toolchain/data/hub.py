@@ -84,14 +84,19 @@ def open_hub(source: str) -> Held:
 
 
 def _held(source: str, loaded: "Dataset | DatasetDict", files: tuple[Path, ...]) -> Held:
-    from datasets import ClassLabel, DatasetDict
+    from datasets import ClassLabel, DatasetDict, Sequence
+
+    def classes(feature: object) -> ClassLabel | None:
+        # Tags and sets of labels are lists of a class each; List is a kind of Sequence.
+        inner = feature.feature if isinstance(feature, Sequence) else feature
+        return inner if isinstance(inner, ClassLabel) else None
 
     splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded}
     features = {
-        column: Listed(tuple(feature.names), f"{source}[{column}]")
+        column: Listed(tuple(named.names), f"{source}[{column}]")
         for split in splits.values()
         for column, feature in split.features.items()
-        if isinstance(feature, ClassLabel)
+        if (named := classes(feature)) is not None
     }
     return Held(
         source=source,

@@ -186,8 +186,9 @@ def _self_named(data: Listed) -> Listed:
         )
     if all(map(_is_number, data.names)) and not integers:
         raise UsageError(
-            f"{data.source}: the labels are fractions ({_several(data.names)}): regression is not "
-            "supported yet, expected class ids or class names"
+            f"{data.source}: the labels are fractions ({_several(data.names)}), "
+            "expected class ids or class names",
+            "write class ids as integers, or set data.task=regress where the numbers are scores",
         )
     return data if integers else Listed(tuple(sorted(data.names)), data.source)
 

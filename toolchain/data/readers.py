@@ -15,11 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from toolchain.artifact import digest_of
 from toolchain.errors import UsageError
 
-__all__ = ["FORMATS", "Table", "format_of", "read_lines", "read_table"]
+__all__ = [
+    "FORMATS",
+    "TEXT_COLUMN",
+    "Table",
+    "format_of",
+    "is_text",
+    "read_lines",
+    "read_table",
+    "read_texts",
+]
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+TEXT_COLUMN = "text"
+"""The one column of raw text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +68,38 @@ def format_of(path: Path) -> str | None:
         if name.endswith(suffix) or (suffix != ".parquet" and name.endswith(suffix + ".gz")):
             return suffix
     return None
+
+
+def is_text(path: Path) -> bool:
+    """Return whether a file's name promises raw text: .txt or .txt.gz."""
+    return path.name.lower().endswith((".txt", ".txt.gz"))
+
+
+def read_texts(name: str, paths: Sequence[Path]) -> Table:
+    """Read raw text as rows of one column, one per line that is not blank, called `name`.
+
+    Raises UsageError for a file that is not UTF-8, or where there is no text at all.
+    """
+    texts: list[object] = []
+    places: list[int] = []
+    digests = []
+    for path in paths:
+        lines, digest = read_lines(path)
+        digests.append(digest)
+        kept = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+        texts += [line for _, line in kept]
+        places += [i for i, _ in kept]
+    if not texts:
+        raise UsageError(f"{name}: no text, every line is blank")
+    return Table(
+        file=name,
+        head=f"{name}: raw text",
+        header=(TEXT_COLUMN,),
+        places=places if len(paths) == 1 else range(1, len(texts) + 1),
+        unit="line" if len(paths) == 1 else "row",
+        digest=digest_of(digests),
+        values=lambda _: texts,
+    )
 
 
 def read_table(path: Path) -> Table:

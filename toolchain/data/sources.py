@@ -7,27 +7,37 @@ from pathlib import Path
 from typing import Literal
 
 from toolchain.artifact import digest_of
+from toolchain.data.coding import Coding, Label, coding_of
 from toolchain.data.columns import Chosen, choose
-from toolchain.data.finding import Found, find, names_in
-from toolchain.data.labels import Classes, reconcile
-from toolchain.data.readers import Table, read_lines
+from toolchain.data.finding import Found, find, names_in, with_listed
+from toolchain.data.readers import Table, is_text, read_texts
 from toolchain.data.rows import Rows, read_rows
 from toolchain.errors import UsageError
-from toolchain.recipe import Columns
+from toolchain.recipe import Columns, DataTask
+from toolchain.spec import LANGUAGE, SEQUENCE
 
-__all__ = ["Split", "TaskData", "load_raw", "load_task"]
+__all__ = ["Label", "Split", "TaskData", "check_exportable", "load_raw", "load_task"]
 
+# One row in ten is held out, one in a hundred of raw text from this many lines on.
 _HELD_OUT = 10
+_HELD_OUT_OF_MANY = 100
+_MANY = 10_000
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split: B texts, for pairs B second texts, and B class ids; `file` names it."""
+    """Rows of one split: B texts, for pairs B second texts, and B labels; `file` names it.
+
+    `labels` are class ids, scores, tuples of 0 and 1 (one per label) or tuples of tag ids (one per
+    word of `words`), by the task; a language model's rows have none, and their second texts are
+    answers to the first ones.
+    """
 
     texts: tuple[str, ...]
     texts_b: tuple[str, ...] | None
-    labels: tuple[int, ...]
+    labels: tuple[Label, ...]
     file: str
+    words: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -36,17 +46,21 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """A classification task: its splits, its classes by id, and where it all came from.
+    """A task: its splits, what the outputs of a model for it are called, where it came from.
 
-    `named` says whether the classes have names of their own rather than numbers. `digest` is the
-    sha256 over the content read and the choice of columns; `notes` are decisions a user should
-    know of, one sentence each.
+    `labels` has one name per output: classes, labels or tags by id, the score's column, none for a
+    language model. `named` says whether they have names of their own rather than numbers. `unseen`
+    are tags that only dev or test has; their ids follow those of `labels`. `digest` is the sha256
+    over the content read and the choice of columns; `notes` are decisions a user should know of,
+    one sentence each.
     """
 
     name: str
+    task: DataTask = "classify"
     kind: Literal["single", "pair"]
     labels: tuple[str, ...]
     named: bool
+    unseen: tuple[str, ...] = ()
     train: Split
     dev: Split
     test: Split | None
@@ -54,47 +68,69 @@ class TaskData:
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
+    @property
+    def of_sentences(self) -> bool:
+        """Whether a model answers once per row; only such models are exported and bundled."""
+        return self.task in SEQUENCE
+
+
+def check_exportable(task: TaskData) -> None:
+    """Raise UsageError for a task whose models are trained and evaluated, but not exported."""
+    if not task.of_sentences:
+        raise UsageError(
+            f"{task.train.file}: the task is {task.task}, and only models that answer once per row "
+            f"({', '.join(sorted(SEQUENCE))}) are exported, proved and bundled",
+            "train and evaluate such a model with toolchain finetune and toolchain distill",
+        )
+
 
 def load_task(
-    source: str, *, columns: Columns, teacher_labels: Mapping[int, str] | None
+    source: str,
+    *,
+    columns: Columns,
+    teacher_labels: Mapping[int, str] | None,
+    task: Literal["auto"] | DataTask = "auto",
 ) -> TaskData:
-    """Load a labelled task from a folder, a file, a saved data set or a hub id.
+    """Load a task from a folder, a file, a saved data set or a hub id.
 
-    `teacher_labels` is the teacher's id2label, None for a teacher without a head. Raises
-    UsageError, with file and line where there is one, for anything that is not a whole
-    classification task.
+    `teacher_labels` is the teacher's id2label, None for a teacher without a head; `task` says what
+    the rows are for where their columns leave it open. Raises UsageError, with file and line where
+    there is one, for anything that is not a whole task.
     """
-    found = find(source)
+    found = find(source, task)
     notes = list(found.notes)
-    chosen = choose(found.tables["train"], columns)
+    chosen = choose(found.tables["train"], columns, task)
+    found = with_listed(found, chosen.task)
     splits = {
         name: read_rows(table, chosen)
         for name, table in found.tables.items()
         if not (name == "test" and _unlabelled(table, chosen, notes))
     }
-    if "test" in splits and set(splits["test"].labels) == {"-1"}:
+    if "test" in splits and set(splits["test"].labels) in ({"-1"}, {-1.0}):
         notes.append(f"{found.tables['test'].file}: its labels are hidden (-1), so it is left out")
         del splits["test"]
     spelled = splits["train"].labels
     if "dev" not in splits:
-        splits["train"], splits["dev"] = _hold_out(splits["train"], notes)
-    listed = found.listed or found.features.get(chosen.label)
-    classes = reconcile(spelled, listed, teacher_labels, where=found.tables["train"].file)
-    coded = {"train": _split(splits["train"], classes)}
-    _check_classes(coded["train"], classes, notes)
-    coded.update({name: _split(splits[name], classes) for name in splits if name != "train"})
+        splits["train"], splits["dev"] = _hold_out(splits["train"], chosen, notes)
+    listed = found.listed or (found.features.get(chosen.label) if chosen.label else None)
+    coding = coding_of(chosen, splits, spelled, listed, teacher_labels)
+    coded = {"train": _split(splits["train"], coding)}
+    _check_train(coded["train"], coding, chosen, notes)
+    coded.update({name: _split(splits[name], coding) for name in splits if name != "train"})
     _note_overlap(splits, notes)
     return TaskData(
         name=found.name,
+        task=chosen.task,
         kind="single" if chosen.text_b is None else "pair",
-        labels=classes.names,
-        named=classes.named,
+        labels=coding.names,
+        named=coding.named,
+        unseen=coding.unseen,
         train=coded["train"],
         dev=coded["dev"],
         test=coded.get("test"),
         digest=_digest(found, splits, chosen),
         files=found.files,
-        notes=(*notes, *classes.notes),
+        notes=(*notes, *coding.notes),
     )
 
 
@@ -105,83 +141,92 @@ def load_raw(path: str) -> tuple[tuple[str, ...], str]:
     """
     root = Path(path)
     if root.is_dir():
-        files = sorted(file for file in root.iterdir() if _is_text(file))
+        files = sorted(file for file in root.iterdir() if file.is_file() and is_text(file))
         if not files:
             raise UsageError(f"{root}: no .txt or .txt.gz file, found: {names_in(root)}")
     elif not root.exists():
         raise UsageError(f"{root}: no such file or folder")
-    elif not _is_text(root):
+    elif not is_text(root):
         raise UsageError(f"{root}: expected raw text in a .txt or .txt.gz file, one text per line")
     else:
         files = [root]
-    texts: list[str] = []
-    digests = []
-    for file in files:
-        lines, digest = read_lines(file)
-        texts += [line for line in lines if line.strip()]
-        digests.append(digest)
-    if not texts:
-        raise UsageError(f"{root}: no text, every line is blank")
-    return tuple(texts), digest_of(digests)
-
-
-def _is_text(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith((".txt", ".txt.gz"))
+    table = read_texts(str(root), files)
+    return tuple(map(str, table.values("text"))), str(table.digest)
 
 
 def _unlabelled(table: Table, chosen: Chosen, notes: list[str]) -> bool:
-    if chosen.label in table.header:
+    wanted = chosen.flags or ((chosen.label,) if chosen.label is not None else ())
+    absent = [name for name in wanted if name not in table.header]
+    if not absent:
         return False
-    notes.append(f"{table.file} has no column {chosen.label!r}, so it is left out")
+    notes.append(f"{table.file} has no column {absent[0]!r}, so it is left out")
     return True
 
 
-def _hold_out(rows: Rows, notes: list[str]) -> tuple[Rows, Rows]:
-    """Split off a tenth by a hash of the texts, so that equal texts stay on one side."""
+def _hold_out(rows: Rows, chosen: Chosen, notes: list[str]) -> tuple[Rows, Rows]:
+    """Split off a part by a hash of the texts, so that equal texts stay on one side."""
+    many = chosen.task in LANGUAGE and len(rows.texts) >= _MANY
+    every, part = (_HELD_OUT_OF_MANY, "hundredth") if many else (_HELD_OUT, "tenth")
     dev: list[int] = []
     train: list[int] = []
     for index, key in enumerate(rows.keys()):
         value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        (train if value % _HELD_OUT else dev).append(index)
+        (train if value % every else dev).append(index)
     if not train or not dev:
         raise UsageError(
             f"{rows.table.file}: too few rows ({len(rows.texts)}) to hold out a dev split",
             "give a folder with a train and a dev file",
         )
     notes.append(
-        f"{rows.table.file}: no dev split, so {len(dev)} of {len(rows.texts)} rows (a tenth, "
+        f"{rows.table.file}: no dev split, so {len(dev)} of {len(rows.texts)} rows (a {part}, "
         "chosen by a hash of the text) are held out"
     )
     return rows.take(train), rows.take(dev)
 
 
-def _split(rows: Rows, classes: Classes) -> Split:
-    codes = {label: classes.code(label) for label in set(rows.labels)}
-    if None in codes.values():
-        position = next(i for i, label in enumerate(rows.labels) if codes[label] is None)
-        raise classes.unknown(rows.table.at(rows.index[position]), rows.labels[position])
-    ids = {label: code for label, code in codes.items() if code is not None}
+def _split(rows: Rows, coding: Coding) -> Split:
     return Split(
         texts=tuple(rows.texts),
         texts_b=None if rows.texts_b is None else tuple(rows.texts_b),
-        labels=tuple([ids[label] for label in rows.labels]),
+        labels=coding.labels(rows),
         file=rows.table.file,
+        words=None if rows.words is None else tuple(rows.words),
     )
 
 
-def _check_classes(train: Split, classes: Classes, notes: list[str]) -> None:
-    present = set(train.labels)
-    if len(present) == 1:
+def _check_train(train: Split, coding: Coding, chosen: Chosen, notes: list[str]) -> None:
+    """Refuse a train split that teaches nothing; note the classes it has no row of."""
+    if chosen.task in LANGUAGE:
+        return
+    if len(set(train.labels)) == 1 and chosen.task != "tag":
+        (only,) = set(train.labels)
+        said = f"the class {coding.names[only]!r}" if isinstance(only, int) else f"{only}"
+        if chosen.task == "multi_label":
+            said = "the same labels"
         raise UsageError(
-            f"{train.file}: every row of train has the class {classes.names[present.pop()]!r}, "
-            "expected at least two classes"
+            f"{train.file}: every row of train has {said}, expected at least two "
+            f"{'scores' if chosen.task == 'regress' else 'classes'}"
         )
-    absent = [name for i, name in enumerate(classes.names) if i not in present]
+    if chosen.task == "regress":
+        return
+    present = _ids(train, chosen)
+    absent = [name for i, name in enumerate(coding.names) if i not in present]
     if absent:
+        what = {"multi_label": "labels", "tag": "tags"}.get(chosen.task, "classes")
         notes.append(
-            f"{train.file}: no row of train has {len(absent)} of {len(classes.names)} classes: "
+            f"{train.file}: no row of train has {len(absent)} of {len(coding.names)} {what}: "
             f"{', '.join(absent[:10])}{', ...' * (len(absent) > 10)}"
         )
+
+
+def _ids(train: Split, chosen: Chosen) -> set[int]:
+    """Return the ids of classes, labels or tags that occur."""
+    if chosen.task == "tag":
+        return {i for label in train.labels if isinstance(label, tuple) for i in label}
+    if chosen.task == "multi_label":
+        rows = (label for label in set(train.labels) if isinstance(label, tuple))
+        return {i for label in rows for i, on in enumerate(label) if on}
+    return {label for label in train.labels if isinstance(label, int)}
 
 
 def _note_overlap(splits: Mapping[str, Rows], notes: list[str]) -> None:
@@ -196,7 +241,9 @@ def _note_overlap(splits: Mapping[str, Rows], notes: list[str]) -> None:
 
 def _digest(found: Found, splits: Mapping[str, Rows], chosen: Chosen) -> str:
     content = dict(found.digests) or {
-        name: digest_of([list(rows.texts), list(rows.texts_b or ()), list(rows.labels)])
+        name: digest_of(
+            [list(rows.texts), list(rows.texts_b or ()), list(rows.labels), list(rows.words or ())]
+        )
         for name, rows in splits.items()
     }
-    return digest_of([content, [chosen.text, chosen.text_b, chosen.label]])
+    return digest_of([content, list(chosen.names()), chosen.task])

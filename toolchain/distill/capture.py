@@ -4,37 +4,73 @@ The union of all terms' requests decides which hooks exist; nothing else is kept
 values are taken at their projections and attention scores are recomputed from them, so the model
 keeps its fused attention (with SDPA, `output_attentions` gives an empty tuple).
 
+`emb` is what the first block reads. `hidden` of a layer is what its block returns: in pre-norm
+decoders that of the last block is not normalised yet, whereas `output_hidden_states` ends with the
+normalised one. `pooled` is what the last linear layer of the head reads, after any dropout.
+
 Shape letters: B batch, N tokens, D width, H heads, K head width.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from toolchain.distill.extract import Extract, Request
+from toolchain.distill.operators.operator import Patches
+from toolchain.errors import UsageError
 from toolchain.models.family import Family
-from toolchain.spec import ModelSpec
+from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["Captures", "Recorder"]
+__all__ = ["Attention", "Captures", "Recorder"]
+
+Args = tuple[object, ...]
+Keywords = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What stands between projected queries and keys and the scores the softmax reads.
+
+    `normed` holds queries and keys after a norm of every head, (B, N, H, K); `rotary` cosines and
+    sines, (1 or B, N, K); `bias_NNH` what distance adds. `refused` says why scores cannot be
+    recomputed.
+    """
+
+    normed: Mapping[Request, Tensor] = field(default_factory=dict)
+    rotary: tuple[Tensor, Tensor] | None = None
+    bias_NNH: Tensor | None = None
+    refused: str = ""
+
+
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits
 
 
 class Captures:
-    """One side's tensors of one forward pass."""
+    """One side's tensors of one forward pass. `heads` is the number of query heads."""
 
-    def __init__(self, tensors: Mapping[Request, Tensor], heads: int) -> None:
+    def __init__(
+        self, tensors: Mapping[Request, Tensor], heads: int, attention: Attention | None = None
+    ) -> None:
         self._tensors = tensors
         self._heads = heads
+        self._attention = attention or Attention()
         self._scores: dict[int, Tensor] = {}
 
     def tensor(self, request: Request) -> Tensor:
         """Return one kept tensor, in float32 at least."""
-        kept = self._tensors[request]
-        return kept if kept.dtype == torch.float64 else kept.float()
+        return _widened(self._tensors[request])
 
     def get(self, extract: Extract, layer: int) -> Tensor:
-        """Return this knowledge of one layer; scores are float32 and computed once."""
+        """Return this knowledge of one layer; scores are float32 and computed once.
+
+        Raises UsageError for scores that a family's projections do not give.
+        """
         if extract.kind == "attn_scores":
             if layer not in self._scores:
                 self._scores[layer] = self._attention_scores(layer)
@@ -43,36 +79,56 @@ class Captures:
         return self.tensor(request)
 
     def _attention_scores(self, layer: int) -> Tensor:
-        q_BHNK = self._split(self.tensor(Request("q", layer)))
-        k_BHNK = self._split(self.tensor(Request("k", layer)))
-        scores: Tensor = (q_BHNK * q_BHNK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
+        if self._attention.refused:
+            raise UsageError(f"attention scores cannot be read: {self._attention.refused}")
+        head_width = self._tensors[Request("q", layer)].shape[-1] // self._heads
+        q_BHNK = self._split(Request("q", layer), head_width)
+        k_BHNK = self._split(Request("k", layer), head_width)
+        if self._attention.rotary is not None:
+            cos, sin = (_widened(x).unsqueeze(1) for x in self._attention.rotary)
+            q_BHNK = q_BHNK * cos + _half_turned(q_BHNK) * sin
+            k_BHNK = k_BHNK * cos + _half_turned(k_BHNK) * sin
+        # Grouped queries: several heads look at the same keys.
+        k_BHNK = k_BHNK.repeat_interleave(self._heads // k_BHNK.shape[1], dim=1)
+        scores: Tensor = (q_BHNK * head_width**-0.5) @ k_BHNK.transpose(-1, -2)
+        if self._attention.bias_NNH is not None:
+            scores = scores + _widened(self._attention.bias_NNH).permute(2, 0, 1)
         return scores
 
-    def _split(self, x_BND: Tensor) -> Tensor:
-        B, N, D = x_BND.shape
-        return x_BND.view(B, N, self._heads, D // self._heads).transpose(1, 2)
+    def _split(self, request: Request, head_width: int) -> Tensor:
+        kept = self._attention.normed.get(request, self._tensors[request])
+        B, N = kept.shape[:2]
+        return _widened(kept).view(B, N, -1, head_width).transpose(1, 2)
 
 
 class Recorder:
     """Keeps requested tensors of every forward pass of a model, while in a `with` block."""
 
     def __init__(
-        self, model: nn.Module, family: Family, spec: ModelSpec, requests: Iterable[Request]
+        self, model: PreTrainedModel, family: Family, spec: ModelSpec, requests: Iterable[Request]
     ) -> None:
         self._model = model
         self._family = family
         self._spec = spec
         self._requests = frozenset(requests)
+        # Task models hold the bare model under a name, a bare model is it.
+        self._backbone: nn.Module = dict(model.named_children()).get(family.backbone, model)
         self._tensors: dict[Request, Tensor] = {}
+        self._normed: dict[Request, Tensor] = {}
+        self._rotary: tuple[Tensor, Tensor] | None = None
+        self._bias: Tensor | None = None
+        self._input_ids: Tensor | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "Recorder":
-        """Install one hook per requested tensor."""
-        backbone = self._model.get_submodule(self._family.backbone)
+        """Install one hook per requested tensor, and those that scores need beside them."""
+        begin = self._model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True)
+        self._handles.append(begin)
         for request in sorted(self._requests, key=lambda r: (r.kind, r.layer)):
             if request.kind != "logits":
-                module = self._module(backbone, request)
-                self._handles.append(module.register_forward_hook(self._keep(request)))
+                self._handles.append(self._watch(request))
+        if any(r.kind in ("q", "k") for r in self._requests):
+            self._watch_attention()
         return self
 
     def __exit__(
@@ -85,28 +141,191 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._tensors = {}
+        self._forget()
 
-    def take(self, logits: Tensor) -> Captures:
-        """Return what the last forward pass left, with its logits, and forget it."""
+    @contextmanager
+    def patched(self, patches: Patches) -> Iterator[None]:
+        """Replace outputs of blocks or of the embeddings during one forward pass.
+
+        Tensors are kept after they are replaced.
+        """
+        handles = []
+        for request, patch in patches.items():
+            if request.kind == "emb" or request == Request("hidden", 0):
+                handles.append(
+                    self._block(1).register_forward_pre_hook(
+                        _replace_input(patch), prepend=True, with_kwargs=True
+                    )
+                )
+            else:
+                assert request.kind == "hidden", request
+                block = self._block(request.layer)
+                handles.append(block.register_forward_hook(_replace_output(patch), prepend=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def take(self, logits: Tensor, rows: Callable[[Tensor], Tensor] = _as_it_is) -> Captures:
+        """Return what the last forward pass left, with its logits, and forget it.
+
+        `rows` makes rows of logits (P, C) of what an extra head gives.
+        """
         tensors = {**self._tensors, Request("logits"): logits}
-        self._tensors = {}
-        return Captures(tensors, self._spec.heads)
+        for request in [r for r in tensors if r.kind == "head"]:
+            tensors[request] = rows(self._of_sequences(tensors[request]))
+        if Request("pooled") in tensors:
+            tensors[Request("pooled")] = self._of_sequences(tensors[Request("pooled")])
+        attention = Attention(
+            normed=self._normed,
+            rotary=self._rotary,
+            bias_NNH=self._bias,
+            refused=self._family.unsupported.get("attn_scores", ""),
+        )
+        self._forget()
+        return Captures(tensors, self._spec.heads, attention)
 
-    def _module(self, backbone: nn.Module, request: Request) -> nn.Module:
+    def _forget(self) -> None:
+        self._tensors, self._normed = {}, {}
+        self._rotary = self._bias = self._input_ids = None
+
+    def _begin(self, module: nn.Module, args: Args, kwargs: Keywords) -> None:  # noqa: ARG002
+        self._forget()
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self._input_ids = ids if isinstance(ids, Tensor) else None
+
+    def _block(self, layer: int) -> nn.Module:
+        return self._backbone.get_submodule(f"{self._family.blocks}.{layer - 1}")
+
+    def _watch(self, request: Request) -> torch.utils.hooks.RemovableHandle:
+        match request.kind:
+            case "pooled":
+                last = self._model.get_submodule(self._last())
+                return last.register_forward_pre_hook(self._keep_input(request), with_kwargs=True)
+            case "head":
+                heads = f"{self._family.head(self._spec.task).last}.heads.{request.layer}"
+                return self._model.get_submodule(heads).register_forward_hook(
+                    self._keep_output(request)
+                )
+            case "q" | "k" | "v":
+                path = self._family.projection(request.kind)
+                columns = self._family.columns(request.kind, self._spec)
+                module = self._block(request.layer).get_submodule(path)
+                return module.register_forward_hook(self._keep_output(request, columns))
+            case "hidden" if request.layer > 0:
+                block = self._block(request.layer)
+                return block.register_forward_hook(self._keep_output(request))
+            case _:
+                block = self._block(1)
+                return block.register_forward_pre_hook(self._keep_input(request), with_kwargs=True)
+
+    def _last(self) -> str:
+        task = self._spec.task
+        last = self._family.head(task).last
+        if not last:
+            raise UsageError(
+                f"pooled cannot be read: {self._family.name}'s head for {task} ends in no one "
+                "linear layer",
+                "use terms on hidden states or predictions",
+            )
+        return last
+
+    def _watch_attention(self) -> None:
         family = self._family
-        if request.kind == "emb" or (request.kind == "hidden" and request.layer == 0):
-            return backbone.get_submodule(family.embeddings)
-        block = f"{family.blocks}.{request.layer - 1}"
-        paths = {"q": family.query, "k": family.key, "v": family.value}
-        path = f"{block}.{paths[request.kind]}" if request.kind in paths else block
-        return backbone.get_submodule(path)
+        if family.rotary:
+            rotary = self._backbone.get_submodule(family.rotary)
+            self._handles.append(rotary.register_forward_hook(self._keep_rotary))
+        if family.score_bias:
+            table = self._backbone.get_submodule(family.score_bias)
+            self._handles.append(table.register_forward_hook(self._keep_bias))
+        norms = {"q": family.query_norm, "k": family.key_norm}
+        for request in self._requests:
+            path = norms.get(request.kind)
+            if path:
+                norm = self._block(request.layer).get_submodule(path)
+                self._handles.append(norm.register_forward_hook(self._keep_normed(request)))
 
-    def _keep(self, request: Request) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001
+    def _keep_output(
+        self, request: Request, columns: slice | None = None
+    ) -> Callable[[nn.Module, Args, object], None]:
+        def hook(module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG001
             # transformers 4 returns a tuple from a block, transformers 5 a tensor.
             tensor = output[0] if isinstance(output, tuple) else output
             assert isinstance(tensor, Tensor)
-            self._tensors[request] = tensor
+            # DeBERTa's projections run again, on positions: the first call is the one on tokens.
+            self._tensors.setdefault(request, tensor if columns is None else tensor[..., columns])
 
         return hook
+
+    def _keep_input(self, request: Request) -> Callable[[nn.Module, Args, Keywords], None]:
+        def hook(module: nn.Module, args: Args, kwargs: Keywords) -> None:  # noqa: ARG001
+            tensor = args[0] if args else kwargs["hidden_states"]
+            assert isinstance(tensor, Tensor)
+            self._tensors.setdefault(request, tensor)
+
+        return hook
+
+    def _keep_normed(self, request: Request) -> Callable[[nn.Module, Args, object], None]:
+        def hook(module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG001
+            assert isinstance(output, Tensor)
+            self._normed[request] = output
+
+        return hook
+
+    def _keep_rotary(self, module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG002
+        assert isinstance(output, tuple)
+        cos, sin = output
+        self._rotary = (cos, sin)
+
+    def _keep_bias(self, module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG002
+        assert isinstance(output, Tensor)
+        self._bias = output
+
+    def _of_sequences(self, pooled: Tensor) -> Tensor:
+        """Return one vector per sequence where a decoder's head reads every token, (B, D)."""
+        if self._spec.task not in SEQUENCE or pooled.ndim == 2:
+            return pooled
+        assert self._input_ids is not None
+        # As the model does: the last token that is not padding, wherever the padding stands.
+        padding = self._model.config.pad_token_id
+        real_BN = self._input_ids != (-1 if padding is None else padding)
+        positions = torch.arange(real_BN.shape[1], device=real_BN.device)
+        last_B = (real_BN * positions).argmax(-1)
+        return pooled[torch.arange(len(last_B), device=last_B.device), last_B]
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _half_turned(x_BHNK: Tensor) -> Tensor:
+    """Return features with their halves exchanged, the new first one negated (RoFormer, eq. 34)."""
+    first, second = x_BHNK.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def _replace_output(
+    patch: Callable[[Tensor], Tensor],
+) -> Callable[[nn.Module, Args, object], object]:
+    def hook(module: nn.Module, args: Args, output: object) -> object:  # noqa: ARG001
+        if isinstance(output, tuple):
+            return (patch(output[0]), *output[1:])
+        assert isinstance(output, Tensor)
+        return patch(output)
+
+    return hook
+
+
+def _replace_input(
+    patch: Callable[[Tensor], Tensor],
+) -> Callable[[nn.Module, Args, Keywords], tuple[Args, Keywords]]:
+    def hook(module: nn.Module, args: Args, kwargs: Keywords) -> tuple[Args, Keywords]:  # noqa: ARG001
+        if args:
+            assert isinstance(args[0], Tensor)
+            return (patch(args[0]), *args[1:]), kwargs
+        tensor = kwargs["hidden_states"]
+        assert isinstance(tensor, Tensor)
+        return args, {**kwargs, "hidden_states": patch(tensor)}
+
+    return hook

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from toolchain.artifact import write_atomic
 
-__all__ = ["TrainingState", "restore", "store"]
+__all__ = ["TrainingState", "restore", "store", "tensors_of"]
 
 
 @dataclass
@@ -29,6 +29,7 @@ class TrainingState:
     best_step: int = 0
     points: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    gradient_shares: list[dict[str, Any]] = field(default_factory=list)
     window: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     samples: int = 0
@@ -89,6 +90,17 @@ def restore(
             if f"rng.cuda.{i}" in tensors:
                 torch.cuda.set_rng_state(tensors[f"rng.cuda.{i}"], i)
     return state
+
+
+def tensors_of(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors one module left in a checkpoint; empty when there is none to read."""
+    start = f"{prefix}."
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+            return {name.removeprefix(start): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

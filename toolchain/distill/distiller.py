@@ -1,108 +1,334 @@
-"""Distiller: terms and their projections to one loss.
+"""Distiller: terms and what they learn to one loss.
 
-It stands outside the student and owns every learned projection: they are trained with the student,
-clipped with it, saved with the run, and never exported.
+It stands outside the student and owns every learned projection and every running value: they are
+trained with the student, clipped with it, saved with the run, and never exported.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from toolchain.distill.aggregation import Aggregation, Lesson, Said
+from toolchain.distill.balance import Balance
 from toolchain.distill.capture import Captures
+from toolchain.distill.context import Context, Moment
+from toolchain.distill.extract import Extract, Request, attn_scores
+from toolchain.distill.matching import Pair
+from toolchain.distill.memory import PIECE
+from toolchain.distill.objectives.objective import log_softmax
 from toolchain.distill.term import BoundTerm
-from toolchain.distill.transforms import Project
 
-__all__ = ["Distiller", "Loss"]
+__all__ = ["Distiller", "Observer", "Seen"]
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A learned module of an objective or a matching that follows its term's value."""
+
+    def observe(self, value: float) -> None:
+        """Take the term's value over the whole global batch of the step."""
 
 
 @dataclass(frozen=True)
-class Loss:
-    """The weighted sum, and each term's raw value before weight and schedule."""
+class Seen:
+    """One view of a micro-batch: what the student and each teacher knew of it, and its context."""
 
-    total: Tensor
-    parts: Mapping[str, Tensor]
+    student: Captures
+    teachers: tuple[Captures, ...]
+    context: Context
 
 
 class Distiller(nn.Module):
     """Computes the loss of bound terms."""
 
-    def __init__(self, terms: Sequence[BoundTerm]) -> None:
+    def __init__(
+        self,
+        terms: Sequence[BoundTerm],
+        *,
+        aggregation: Aggregation | None = None,
+        balance: bool = False,
+    ) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        self.projections = nn.ModuleDict()
+        self.learned = nn.ModuleDict()
+        self._grouped: set[str] = set()
         for bound in self.terms:
-            for i, transform in enumerate(bound.transforms):
-                key = self._key(bound, i)
-                module = transform.module()
-                if module is not None and key not in self.projections:
-                    self.projections[key] = module
+            self._build(bound)
+        self.balance = Balance(len(self.terms)) if balance else None
+        self.aggregation = aggregation
+        if aggregation:
+            self._own("aggregation", aggregation.module())
 
     def forward(
-        self,
-        student: Captures,
-        teacher: Captures | None,
-        labels_B: Tensor,
-        mask_BN: Tensor,
-        denominators: Mapping[str, float],
-        progress: float,
-    ) -> Loss:
-        """Return the loss of one micro-batch.
+        self, seen: Mapping[str, Seen], denominators: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Return each term's value before weight and schedule, for one micro-batch.
 
-        `denominators` are those of the whole global batch, so that micro-batch losses add up to
-        one masked mean; `progress` is in [0, 1].
+        `seen` holds the plain view and those of operators; terms whose view is not there, or that
+        have no denominator, are left out. `denominators` are those of the whole global batch, so
+        that the values of micro-batches and ranks add up to one masked mean.
         """
-        total = torch.zeros((), device=labels_B.device)
-        parts = {}
+        plain = seen["plain"]
+        values = {}
         # The models may run in bf16; what compares them never does.
-        with torch.autocast(labels_B.device.type, enabled=False):
+        with torch.autocast(plain.context.mask_BN.device.type, enabled=False):
+            weights_KP = self._weights(plain)
             for bound in self.terms:
-                value = self._raw(bound, student, teacher, labels_B, mask_BN)
-                value = value / denominators[bound.term.name]
-                parts[bound.term.name] = value.detach()
-                total = total + bound.term.weight * bound.term.schedule(progress) * value
-        return Loss(total, parts)
-
-    def _raw(
-        self,
-        bound: BoundTerm,
-        student: Captures,
-        teacher: Captures | None,
-        labels_B: Tensor,
-        mask_BN: Tensor,
-    ) -> Tensor:
-        term = bound.term
-        if term.extract.kind == "labels":
-            (request,) = term.extract.requests(0)
-            values = term.objective(student.tensor(request), labels_B, None)
-            return term.reduction.numerator(values, mask_BN)
-        assert teacher is not None, f"term {term.name} needs a teacher"
-        keys = mask_BN.bool()[:, None, None, :] if term.reduction.positions == "pair" else None
-        s_by_layer = {
-            layer: self._transformed(bound, "student", student.get(term.extract, layer), mask_BN)
-            for layer in bound.layer_map.student
-        }
-        t_by_layer = {
-            layer: self._transformed(bound, "teacher", teacher.get(term.extract, layer), mask_BN)
-            for layer in bound.layer_map.teacher
-        }
-        numerators = [
-            term.reduction.numerator(term.objective(s, t.detach(), keys), mask_BN)
-            for s, t in term.match.pair(bound.layer_map, s_by_layer, t_by_layer)
-        ]
-        return torch.stack(numerators).sum()
-
-    def _transformed(self, bound: BoundTerm, side: str, values: Tensor, mask_BN: Tensor) -> Tensor:
-        for i, transform in enumerate(bound.transforms):
-            if transform.side in ("both", side):
-                learned = dict(self.projections.items()).get(self._key(bound, i))
-                values = transform(values, mask_BN, learned)
+                if bound.term.view not in seen or bound.name not in denominators:
+                    continue
+                if not bound.term.schedule(plain.context.moment.progress):
+                    values[bound.name] = plain.context.mask_BN.new_zeros((), dtype=torch.float32)
+                    continue
+                rows = self._rows(bound, seen[bound.term.view])
+                if weights_KP is not None and bound.requests("teacher"):
+                    rows = self._weighed(bound, rows, weights_KP, plain.context)
+                values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
         return values
 
+    def total(self, values: Mapping[str, Tensor], moment: Moment) -> Tensor:
+        """Return the weighted sum."""
+        return torch.stack(list(self.weighted(values, moment).values())).sum()
+
+    def weighted(self, values: Mapping[str, Tensor], moment: Moment) -> dict[str, Tensor]:
+        """Return each term's share of the loss: weight, schedule and balance applied."""
+        scales = self.balance.scales() if self.balance else [1.0] * len(self.terms)
+        return {
+            b.name: b.term.weight * b.term.schedule(moment.progress) * scale * values[b.name]
+            for b, scale in zip(self.terms, scales, strict=True)
+            if b.name in values
+        }
+
+    def lesson(self, plain: Seen, after: Tensor) -> Lesson | None:
+        """Return what the finished step teaches the aggregation; None where it does not learn.
+
+        `plain` is what all models knew before the student's update, `after` its logits (P, C) now.
+        """
+        if self.aggregation is None or not self.aggregation.learns or not plain.teachers:
+            return None
+        with torch.autocast(plain.context.mask_BN.device.type, enabled=False):
+            return self.aggregation.lesson(
+                _said(plain), after.detach(), self._module("aggregation")
+            )
+
+    def taught(self, reward: float) -> None:
+        """Tell the aggregation the mean reward of the step, over the global batch."""
+        module: object = self._module("aggregation")
+        if isinstance(module, Observer):
+            module.observe(reward)
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Tell everything that adapts the terms' global values of this step."""
+        if self.balance:
+            self.balance.observe([values[b.name] for b in self.terms])
+        for bound in self.terms:
+            for key in (f"{_safe(bound.name)}_objective", _match_key(bound)):
+                module: object = self._module(key)
+                if isinstance(module, Observer):
+                    module.observe(values[bound.name])
+
+    def adopt(self, learned: Mapping[str, Tensor]) -> None:
+        """Go on from what an earlier stage's distiller learned in groups of the same name."""
+        own = self.state_dict()
+        for name, tensor in learned.items():
+            key = name.removeprefix("learned.").partition(".")[0]
+            if key in self._grouped and name in own and own[name].shape == tensor.shape:
+                own[name].copy_(tensor)
+
+    def _build(self, bound: BoundTerm) -> None:
+        for i, transform in enumerate(bound.transforms):
+            for side in ("student", "teacher"):
+                if transform.side in ("both", side):
+                    shape = bound.sides[i][0 if side == "student" else 1]
+                    for layer in _layers(bound, side):
+                        key = self._key(bound, i, side, layer)
+                        if transform.group:
+                            self._grouped.add(key)
+                        if key not in self.learned:
+                            self._own(key, transform.module(shape))
+        self._own(f"{_safe(bound.name)}_objective", bound.objective.module())
+        key = _match_key(bound)
+        if bound.term.match.group:
+            self._grouped.add(key)
+        if key not in self.learned:
+            self._own(key, bound.term.match.module(bound.layer_map))
+
+    def _own(self, key: str, module: nn.Module | None) -> None:
+        if module is not None:
+            self.learned[key] = module
+
+    def _module(self, key: str) -> nn.Module | None:
+        return dict(self.learned.items()).get(key)
+
+    def _rows(self, bound: BoundTerm, seen: Seen) -> Tensor:
+        term = bound.term
+        if term.extract.is_gold:
+            assert seen.context.labels_P is not None, "these rows have no labels"
+            logits = _logits(bound, seen.student)
+            return bound.objective(logits, seen.context.labels_P, seen.context)
+        teacher = seen.teachers[bound.teacher]
+        context = seen.context
+        if term.reduction.over in ("query", "pair"):
+            context = dataclasses.replace(context, outcomes=context.keys_B1NN)
+        matched = self._pairs(bound, seen.student, teacher, context)
+        # Pairs of a random matching change from step to step; their number does not.
+        pairs = list(term.match.pair(bound.layer_map, *matched, context))
+        numerators = []
+        for i, pair in enumerate(pairs):
+            share = term.schedule.of_pair(context.moment.progress, i, len(pairs))
+            numerators.append(share * self._compared(bound, pair, teacher, context))
+        module = self._module(_match_key(bound))
+        combined = term.match.combine(bound.layer_map, numerators, module)
+        return combined / len(pairs) if term.layers == "mean" else combined
+
+    def _pairs(
+        self, bound: BoundTerm, student: Captures, teacher: Captures, context: Context
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        sides: list[dict[int, Tensor]] = []
+        for side, captures in (("student", student), ("teacher", teacher)):
+            if side == "student" and bound.term.extract.kind == "head":
+                read = {0: _logits(bound, captures)}
+            else:
+                extract, layers = bound.term.extract, _layers(bound, side)
+                read = {n: _read(captures, extract, n, context) for n in layers}
+            if side == "teacher":
+                # Its own projections may learn; the teacher never does.
+                read = {n: values.detach() for n, values in read.items()}
+            if bound.term.match.stacked:
+                index = 0 if side == "student" else 1
+                stack = [read[pair[index]] for pair in bound.layer_map.pairs]
+                read = {0: torch.stack(stack, dim=2)}
+            if not _by_rows(bound):
+                read = {n: self._transformed(bound, side, n, x, context) for n, x in read.items()}
+            sides.append(read)
+        return sides[0], sides[1]
+
+    def _transformed(
+        self, bound: BoundTerm, side: str, layer: int, values: Tensor, context: Context
+    ) -> Tensor:
+        for i, transform in enumerate(bound.transforms):
+            if transform.side in ("both", side):
+                module = self._module(self._key(bound, i, side, layer))
+                values = transform(values, context, module)
+        return values
+
+    def _compared(
+        self, bound: BoundTerm, pair: Pair, teacher: Captures, context: Context
+    ) -> Tensor:
+        term = bound.term
+        if term.guide:
+            guide = _read(teacher, term.guide, max(1, pair.teacher_layer), context).detach()
+            context = dataclasses.replace(context, guide=guide)
+        module = self._module(f"{_safe(bound.name)}_objective")
+
+        def numerators(s: Tensor, t: Tensor, around: Context) -> Tensor:
+            if _by_rows(bound):
+                s = self._transformed(bound, "student", 0, s, around)
+                t = self._transformed(bound, "teacher", 0, t, around)
+            return term.reduction.numerators(bound.objective(s, t, around, module), around)
+
+        if not _too_large(pair.student, bound):
+            return numerators(pair.student, pair.teacher, context)
+        size = max(1, PIECE // pair.student[0].numel())
+        # Split, not sliced: each slice's gradient would be a tensor of the whole size.
+        sides = zip(*(torch.split(x, size) for x in (pair.student, pair.teacher)), strict=True)
+        pieces = []
+        for i, (s, t) in enumerate(sides):
+            part = _part(context, slice(i * size, (i + 1) * size), term.reduction.over == "logits")
+            pieces.append(checkpoint(numerators, s, t, part, use_reentrant=False))
+        return torch.cat(pieces)
+
+    def _weights(self, plain: Seen) -> Tensor | None:
+        if self.aggregation is None or not plain.teachers:
+            return None
+        return self.aggregation.weights(_said(plain), self._module("aggregation")).detach()
+
+    def _weighed(
+        self, bound: BoundTerm, rows: Tensor, weights_KP: Tensor, context: Context
+    ) -> Tensor:
+        if bound.term.every_teacher:
+            return rows
+        own_P = weights_KP[bound.teacher]
+        if bound.term.reduction.over == "logits" or context.sample_P is None:
+            return rows * own_P
+        # Token-level weights become their mean over each sequence.
+        samples = rows.shape[0]
+        total = own_P.new_zeros(samples).index_add(0, context.sample_P, own_P)
+        count = own_P.new_zeros(samples).index_add(0, context.sample_P, torch.ones_like(own_P))
+        return rows * total / count.clamp(min=1)
+
     @staticmethod
-    def _key(bound: BoundTerm, position: int) -> str:
+    def _key(bound: BoundTerm, position: int, side: str, layer: int) -> str:
         transform = bound.transforms[position]
-        if isinstance(transform, Project) and transform.group:
-            return f"project_{transform.group}"
-        return f"{bound.term.name}_{position}".replace("/", "_").replace(".", "_")
+        where = f"_{layer}" if transform.owner == "layer" else ""
+        if transform.group:
+            return _safe(f"{transform.group}_{side}_{bound.teacher}{where}")
+        return _safe(f"{bound.name}_{position}_{side}{where}")
+
+
+def _match_key(bound: BoundTerm) -> str:
+    group = bound.term.match.group
+    return _safe(f"{group}_{bound.teacher}" if group else f"{bound.name}_match")
+
+
+def _layers(bound: BoundTerm, side: str) -> tuple[int, ...]:
+    return bound.layer_map.student if side == "student" else bound.layer_map.teacher
+
+
+def _read(captures: Captures, extract: Extract, layer: int, context: Context) -> Tensor:
+    if extract.kind != "attn_probs":
+        return captures.get(extract, layer)
+    scores = captures.get(attn_scores, layer)
+    keys = dataclasses.replace(context, outcomes=context.keys_B1NN)
+    return log_softmax(scores, 1.0, keys).exp()
+
+
+def _logits(bound: BoundTerm, student: Captures) -> Tensor:
+    """Return the student's logits (P, C) that the term reads: its own, or those of one head."""
+    (request,) = bound.requests("student")
+    return student.tensor(request)
+
+
+def _said(plain: Seen) -> Said:
+    return Said(
+        student=plain.student.tensor(Request("logits")).detach(),
+        teachers=tuple(t.tensor(Request("logits")).detach() for t in plain.teachers),
+        context=plain.context,
+        knowledge=plain.student,
+    )
+
+
+def _by_rows(bound: BoundTerm) -> bool:
+    """Whether transforms act on rows of logits, so that they can wait for their piece of them."""
+    return bound.term.extract.kind == "logits"
+
+
+def _too_large(values: Tensor, bound: BoundTerm) -> bool:
+    by_rows = bound.objective.rowwise and bound.term.reduction.over in ("logits", "query", "pair")
+    return by_rows and values.numel() > PIECE
+
+
+def _part(context: Context, rows: slice, of_logits: bool) -> Context:
+    """Return the context of some rows of logits, or of some sequences."""
+
+    def some(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows]
+
+    if of_logits:
+        return dataclasses.replace(
+            context, labels_P=some(context.labels_P), sample_P=some(context.sample_P)
+        )
+    return dataclasses.replace(
+        context,
+        mask_BN=context.mask_BN[rows],
+        outcomes=some(context.outcomes),
+        guide=some(context.guide),
+    )
+
+
+def _safe(name: str) -> str:
+    return name.replace("/", "_").replace(".", "_").replace("#", "_")

@@ -1,29 +1,128 @@
-"""Logits of a whole split, in the order of its rows. Used while training and for final figures."""
+"""What a model answers to a whole split, in the form its metric reads. For dev and final figures.
+
+Shape letters: R rows, B batch, N tokens, C classes, V vocabulary, P supervised positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolchain.data.batching import Rows, in_order
+from toolchain.data.batching import Batch, Rows, in_order
+from toolchain.data.masking import IGNORED
+from toolchain.metrics import Outputs, TagLogits, TokenSums
 
-__all__ = ["logits_of_rows"]
+__all__ = ["Answers", "evaluate", "logits_of_rows"]
+
+# Logits over a vocabulary that are alive together, in values: 2^26 of fp32 are 256 MiB.
+_LOGITS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered and what was right: `metrics.score(name, a.outputs, a.labels)`.
+
+    Sentence tasks: logits (R, C) in the order of the rows, and their labels. Tagging: TagLogits and
+    tag ids (P,). Language models: TokenSums, which hold what is needed of the labels, and None.
+    """
+
+    outputs: Outputs
+    labels: NDArray[np.int64] | NDArray[np.float32] | None
+
+
+def evaluate(
+    model: PreTrainedModel, rows: Rows, *, batch_size: int = 64, bf16: bool = False
+) -> Answers:
+    """Return what a model answers to rows of any task; its mode is restored afterwards.
+
+    Logits over a vocabulary are reduced batch by batch and never kept; a masked language model is
+    asked for the same tokens every time.
+    """
+    match rows.task:
+        case "tag":
+            return _tags(model, rows, batch_size, bf16)
+        case "causal_lm" | "mask_lm":
+            return Answers(_tokens(model, rows, batch_size, bf16), None)
+        case _:
+            assert isinstance(rows.labels, np.ndarray)
+            logits_RC = logits_of_rows(model, rows, batch_size=batch_size, bf16=bf16)
+            return Answers(logits_RC, rows.labels)
 
 
 def logits_of_rows(
     model: PreTrainedModel, rows: Rows, *, batch_size: int = 64, bf16: bool = False
 ) -> NDArray[np.float32]:
     """Return logits (R, C) in float32; the model's mode is restored afterwards."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
     logits_RC: NDArray[np.float32] | None = None
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for batch in in_order(rows, batch_size):
-            logits_BC = model(**batch.to(device).inputs).logits.float().cpu().numpy()
-            if logits_RC is None:
-                logits_RC = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
-            logits_RC[list(batch.rows)] = logits_BC
-    model.train(was_training)
+    for batch, logits in _answered(model, rows, batch_size, bf16):
+        logits_BC = logits.float().cpu().numpy()
+        if logits_RC is None:
+            logits_RC = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
+        logits_RC[list(batch.rows)] = logits_BC
     assert logits_RC is not None, "no rows to evaluate"
     return logits_RC
+
+
+def _tags(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> Answers:
+    assert isinstance(rows.labels, tuple)
+    gold = [labels[labels != IGNORED] for labels in rows.labels]
+    starts = np.concatenate([[0], np.cumsum([len(labels) for labels in gold])]).astype(np.int64)
+    logits_PC: NDArray[np.float32] | None = None
+    for batch, logits_BNC in _answered(model, rows, batch_size, bf16):
+        words_BN = batch.labels != IGNORED
+        if logits_PC is None:
+            logits_PC = np.empty((int(starts[-1]), logits_BNC.shape[2]), dtype=np.float32)
+        for b, row in enumerate(batch.rows):
+            logits_PC[starts[row] : starts[row + 1]] = (
+                logits_BNC[b, words_BN[b]].float().cpu().numpy()
+            )
+    assert logits_PC is not None, "no rows to evaluate"
+    outputs = TagLogits(logits=logits_PC, starts=starts, names=rows.names)
+    return Answers(outputs, np.concatenate(gold))
+
+
+def _tokens(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> TokenSums:
+    longest = int(rows.lengths.max())
+    fitting = max(1, _LOGITS // (longest * int(model.config.get_text_config().vocab_size)))
+    nll = np.zeros(len(rows), dtype=np.float64)
+    right = np.zeros(len(rows), dtype=np.int64)
+    tokens = np.zeros(len(rows), dtype=np.int64)
+    for batch, logits_BNV in _answered(model, rows, min(batch_size, fitting), bf16):
+        wanted_BN = batch.labels != IGNORED
+        # Only supervised positions are turned to fp32: one in seven of a masked model's.
+        logits_PV = logits_BNV[wanted_BN].float()
+        labels_P = batch.labels[wanted_BN]
+        loss_P = torch.nn.functional.cross_entropy(logits_PV, labels_P, reduction="none")
+        row_P = np.asarray(batch.rows)[wanted_BN.nonzero()[:, 0].cpu().numpy()]
+        np.add.at(nll, row_P, loss_P.double().cpu().numpy())
+        np.add.at(right, row_P, (logits_PV.argmax(-1) == labels_P).cpu().numpy())
+        np.add.at(tokens, row_P, 1)
+    return TokenSums(nll=nll, right=right, tokens=tokens)
+
+
+def _answered(
+    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch, on the model's device, with its logits."""
+    device = next(model.parameters()).device
+    for batch in in_order(rows, batch_size):
+        moved = batch.to(device)
+        with _evaluating(model, device, bf16):
+            logits = model(**moved.inputs).logits
+        yield moved, logits
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        model.train(was_training)

@@ -1,25 +1,47 @@
-"""Where a teacher's knowledge comes from: for now, a model that runs beside the student."""
+"""Models that are read while a student trains: for now, teachers that run beside it."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolchain.data.batching import Batch
 from toolchain.distill.capture import Captures, Recorder
 from toolchain.distill.extract import Request
+from toolchain.distill.operators.operator import Patches
+from toolchain.distill.positions import positions_of
 from toolchain.models.family import Family
+from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import ModelSpec
 
-__all__ = ["OnlineTeacher", "Teacher"]
+__all__ = ["OnlineTeacher", "Teacher", "TrainingModel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingModel:
+    """A model with what is needed to read its insides.
+
+    A student with a `vocabulary` reads ids of its own for the ids its teachers read.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    spec: ModelSpec
+    vocabulary: Vocabulary | None = None
 
 
 class Teacher(Protocol):
     """Gives the requested knowledge of a batch."""
 
-    def captures(self, batch: Batch) -> Captures:
-        """Return detached tensors for the batch."""
+    @property
+    def spec(self) -> ModelSpec:
+        """The teacher's shape."""
+
+    def captures(self, batch: Batch, patches: Patches) -> Captures:
+        """Return detached tensors for the batch, with activations replaced as `patches` say."""
 
 
 class OnlineTeacher:
@@ -27,27 +49,26 @@ class OnlineTeacher:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        family: Family,
-        spec: ModelSpec,
+        teacher: TrainingModel,
         requests: Iterable[Request],
         *,
         device: torch.device,
         bf16: bool,
     ) -> None:
-        torch.nn.Module.to(model, device)
-        self._model = model.eval().requires_grad_(False)
-        self._recorder = Recorder(self._model, family, spec, requests)
+        torch.nn.Module.to(teacher.model, device)
+        self.spec = teacher.spec
+        self._model = teacher.model.eval().requires_grad_(False)
+        self._recorder = Recorder(self._model, teacher.family, teacher.spec, requests)
         self._recorder.__enter__()
         self._device = device
         self._bf16 = bf16
 
-    def captures(self, batch: Batch) -> Captures:
+    def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return what the model knows of the batch."""
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
-        with torch.no_grad(), autocast:
-            logits = self._model(**batch.inputs).logits
-        return self._recorder.take(logits)
+        with torch.no_grad(), autocast, self._recorder.patched(patches):
+            logits: Tensor = self._model(**batch.inputs).logits
+        return self._recorder.take(positions_of(self.spec.task, batch.labels).rows(logits))
 
     def close(self) -> None:
         """Remove the hooks."""

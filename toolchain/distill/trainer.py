@@ -9,115 +9,47 @@ global batch.
 """
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from toolchain import metrics
 from toolchain.data.batching import Batch, Rows, collate, epoch_batches
 from toolchain.distill.capture import Recorder
-from toolchain.distill.checkpointing import TrainingState, restore, store
-from toolchain.distill.distiller import Distiller, Loss
-from toolchain.distill.evaluate import logits_of_rows
-from toolchain.distill.teachers import OnlineTeacher
+from toolchain.distill.checkpointing import TrainingState, restore, store, tensors_of
+from toolchain.distill.context import Moment
+from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.evaluate import evaluate
+from toolchain.distill.extract import Request
+from toolchain.distill.optimizer import optimizer_of
+from toolchain.distill.passes import StepPasses
+from toolchain.distill.records import Parts, StageRun, Trained
+from toolchain.distill.shares import gradient_shares, warning
+from toolchain.distill.stopping import stop_between_steps
+from toolchain.distill.teachers import OnlineTeacher, TrainingModel
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import StepError
-from toolchain.models.family import Family
 from toolchain.progress import Progress
-from toolchain.spec import ModelSpec
 
-__all__ = ["StageRun", "Trained", "TrainingModel", "train"]
+__all__ = ["train"]
 
 _POINTS = 100
-Clock = Literal["data", "teacher", "student", "evaluation"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageRun:
-    """How one stage is trained.
-
-    `warmup` is a part of the steps, `clip` a gradient norm. With `keep_best` the weights of the
-    best evaluation on dev are kept, else the last ones.
-    """
-
-    name: str
-    steps: int
-    batch_size: int
-    lr: float
-    warmup: float
-    weight_decay: float
-    clip: float
-    evals: int
-    keep_best: bool
-    bf16: bool
-    seed: int
-    metric: str
-    checkpoint_seconds: float = 30.0
-    tensorboard: Path | None = None
-
-    def lr_at(self, step: int) -> float:
-        """Return the learning rate: a linear warm-up, then a straight line to zero."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        return self.lr * (self.steps - step) / max(1, self.steps - warm)
-
-    def evaluates_after(self, step: int) -> bool:
-        """Return whether dev is evaluated after this many steps; always at the end."""
-        if not self.keep_best:
-            return False
-        due = {round(i * self.steps / self.evals) for i in range(1, self.evals + 1)}
-        return step in due or step == self.steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingModel:
-    """A model with what is needed to read its insides."""
-
-    model: PreTrainedModel
-    family: Family
-    spec: ModelSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a stage did: curve, evaluations on dev, shares of its time, samples per second."""
-
-    run: StageRun
-    points: list[dict[str, Any]]
-    evals: list[dict[str, Any]]
-    best_metric: float | None
-    best_step: int
-    samples_per_s: float
-    shares: Mapping[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the stage's record for the artifact's facts."""
-        record = asdict(self)
-        run = record.pop("run")
-        record["stage"] = run["name"]
-        record["steps"] = run["steps"]
-        record["lr"] = run["lr"]
-        record["batch_size"] = run["batch_size"]
-        return record
+# Each costs a backward pass per term: eight in a run, and never two within so many steps.
+_SHARE_READINGS, _SHARE_GAP = 8, 50
 
 
 def train(
     student: TrainingModel,
-    teacher: TrainingModel | None,
+    teachers: Sequence[TrainingModel],
     terms: tuple[BoundTerm, ...],
+    parts: Parts,
     rows: Rows,
     dev: Rows,
     run: StageRun,
@@ -128,7 +60,7 @@ def train(
 
     Raises StepError when a loss is not finite, naming the step, the terms and the rows.
     """
-    loop = _Loop(student, teacher, terms, rows, dev, run, work, progress)
+    loop = _Loop(student, teachers, terms, parts, rows, dev, run, work, progress)
     try:
         return loop.run_all()
     finally:
@@ -141,8 +73,9 @@ class _Loop:
     def __init__(
         self,
         student: TrainingModel,
-        teacher: TrainingModel | None,
+        teachers: Sequence[TrainingModel],
         terms: tuple[BoundTerm, ...],
+        parts: Parts,
         rows: Rows,
         dev: Rows,
         run: StageRun,
@@ -157,30 +90,76 @@ class _Loop:
         torch.manual_seed(run.seed)
         self.student, self.terms, self.rows, self.dev = student, terms, rows, dev
         self.run, self.work, self.progress = run, work, progress
-        distiller = Distiller(terms).to(device)
+        for side in (student, *teachers) if parts.surgery else ():
+            torch.nn.Module.to(side.model, device)
+        self.surgery = parts.surgery.begin(student, teachers) if parts.surgery else None
+        self.distiller = Distiller(
+            terms,
+            aggregation=parts.aggregation,
+            balance=parts.balance,
+        ).to(device)
+        # The main process may still be writing what the stage before learned.
+        self.accelerator.wait_for_everyone()
+        for checkpoint in run.before:
+            self.distiller.adopt(tensors_of(checkpoint, "distiller"))
         self.modules: dict[str, nn.Module] = {"student": student.model.to(device)}
-        self.modules["distiller"] = distiller
+        if self.surgery and self.surgery.module:
+            self.modules["surgery"] = self.surgery.module.to(device)
+        self.kept = dict(self.modules)
+        self.modules["distiller"] = self.distiller
         # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states
         # leaves parameters above them without gradients, which the wrapper takes for an error.
         self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
-        self.distiller = distiller
-        self.optimizer = self.accelerator.prepare_optimizer(self._optimizer())
-        asked = frozenset[Any]().union(*(bound.requests("student") for bound in terms))
-        self.recorder = Recorder(student.model, student.family, student.spec, asked)
-        self.teacher = None
-        wanted = frozenset[Any]().union(*(bound.requests("teacher") for bound in terms))
-        if wanted:
-            assert teacher is not None, "these terms need a teacher"
-            self.teacher = OnlineTeacher(
-                teacher.model, teacher.family, teacher.spec, wanted, device=device, bf16=run.bf16
-            )
+        self.optimizer = self.accelerator.prepare_optimizer(
+            optimizer_of(self.modules, run.lr, run.weight_decay)
+        )
+        self.recorder = Recorder(
+            student.model,
+            student.family,
+            student.spec,
+            _union(b.requests("student") for b in terms)
+            | _union(op.requests(student.spec) for op in parts.operators)
+            | (parts.aggregation.requests() if parts.aggregation else frozenset()),
+        )
+        self.teachers = self._readers(teachers, parts, device)
+        self.passes = StepPasses(
+            self.model,
+            self.recorder,
+            student.spec,
+            self.teachers,
+            self.distiller,
+            parts.operators,
+            self._timed,
+            student.vocabulary,
+        )
         self.state = TrainingState()
+        self.told = False
         self.writer = _tensorboard(run.tensorboard)
+
+    def _readers(
+        self, teachers: Sequence[TrainingModel], parts: Parts, device: torch.device
+    ) -> list[OnlineTeacher]:
+        """Return the teachers whose forward passes are read; none for terms on labels alone."""
+        asked = [
+            _union(b.requests("teacher") for b in self.terms if b.teacher == index)
+            for index in range(len(teachers))
+        ]
+        if not any(asked):
+            return []
+        return [
+            OnlineTeacher(
+                teacher,
+                requests | _union(op.requests(teacher.spec) for op in parts.operators),
+                device=device,
+                bf16=self.run.bf16,
+            )
+            for teacher, requests in zip(teachers, asked, strict=True)
+        ]
 
     def close(self) -> None:
         """Remove the hooks and give the model back as it came."""
-        if self.teacher:
-            self.teacher.close()
+        for teacher in self.teachers:
+            teacher.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         if self.writer:
             self.writer.close()
@@ -194,7 +173,7 @@ class _Loop:
             self.state = found
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
-        with self.recorder, _stop_between_steps() as stopping:
+        with self.recorder, stop_between_steps() as stopping:
             self.model.train()
             for step, chosen in self._order():
                 self._step(step, chosen)
@@ -208,8 +187,10 @@ class _Loop:
                     raise KeyboardInterrupt
         self._store(checkpoint)
         if run.keep_best:
-            restore(self.work / "best.safetensors", {"student": self.modules["student"]})
+            restore(self.work / "best.safetensors", self.kept)
         self.student.model.eval()
+        if self.surgery:
+            self.surgery.heal()
         return self._trained()
 
     def _order(self) -> Iterator[tuple[int, list[int]]]:
@@ -224,30 +205,68 @@ class _Loop:
 
     def _step(self, step: int, chosen: list[int]) -> None:
         run, accelerator = self.run, self.accelerator
+        per_epoch = math.ceil(len(self.rows) / run.batch_size)
+        moment = Moment(step=step, steps=run.steps, epoch=step // per_epoch, seed=run.seed)
         with self._timed("data"):
             mine = chosen[accelerator.process_index :: accelerator.num_processes]
-            batch = collate(self.rows, mine).to(accelerator.device)
-        with self._timed("teacher"):
-            known = self.teacher.captures(batch) if self.teacher else None
+            batch = collate(self.rows, mine, step=step).to(accelerator.device)
+        if self.surgery:
+            self.surgery.before_step(moment)
+        batch = self.passes.prepared(batch, moment)
+        seen = self.passes.seen(batch, moment)
         with self._timed("student"):
             lr = run.lr_at(step)
+            own = self.surgery.rate(moment) if self.surgery else None
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            student = self.recorder.take(self.model(**batch.inputs).logits)
-            denominators = self._denominators(batch)
-            loss: Loss = self.distiller(
-                student, known, batch.labels_B, batch.mask_BN, denominators, step / run.steps
-            )
-            value = self._checked(loss, step, batch)
-            accelerator.backward(loss.total)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self._sum_gradients(parameters)
-            accelerator.clip_grad_norm_(parameters, run.clip)
+                group["lr"] = lr if own is None or not group["surgery"] else own
+            values = self.distiller(seen, self._summed(self.passes.denominators(seen)))
+            raw = self._summed({name: float(value.detach()) for name, value in values.items()})
+            self._check(raw, step, batch)
+            self.distiller.observe(raw)
+            weighted = self.distiller.weighted(values, moment)
+            penalty = self.surgery.penalty(moment) if self.surgery else None
+            if penalty is not None:
+                weighted["surgery"] = penalty / accelerator.num_processes
+            if step % max(_SHARE_GAP, run.steps // _SHARE_READINGS) == 0:
+                self._read_shares(weighted)
+            total = torch.stack(list(weighted.values())).sum()
+            accelerator.backward(total)
+            groups = self.optimizer.param_groups
+            self._sum_gradients([p for group in groups for p in group["params"]])
+            # What has a rate of its own has gradients of a size of its own.
+            clipped = [g["params"] for g in groups if own is None or not g["surgery"]]
+            accelerator.clip_grad_norm_([p for params in clipped for p in params], run.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        raw |= self._learned_from(seen["plain"], batch)
         self.state.step = step + 1
         self.state.samples += len(chosen)
-        self._log(value, lr, loss)
+        self._log(sum(self._summed({"": float(total.detach())}).values()), lr, raw)
+
+    def _learned_from(self, plain: Seen, batch: Batch) -> dict[str, float]:
+        """Let an aggregation that learns see what the update did; return its mean reward.
+
+        Nothing else has a gradient here, so the optimiser's second step is the policy's alone.
+        """
+        aggregation = self.distiller.aggregation
+        if aggregation is None or not aggregation.learns:
+            return {}
+        after = self.passes.again(batch)
+        with self._timed("student"):
+            lesson = self.distiller.lesson(plain, after)
+            assert lesson is not None
+            local = {"rows": float(len(lesson.reward_P)), "reward": float(lesson.reward_P.sum())}
+            summed = self._summed(local)
+            if lesson.loss_P is not None:
+                self.accelerator.backward(lesson.loss_P.sum() / summed["rows"])
+                parameters = list(self.distiller.parameters())
+                self._sum_gradients(parameters)
+                self.accelerator.clip_grad_norm_(parameters, self.run.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            reward = summed["reward"] / summed["rows"]
+            self.distiller.taught(reward)
+        return {f"{aggregation.key}/reward": reward}
 
     def _sum_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Sum gradients over ranks; which parameters have one is the same on all of them."""
@@ -255,50 +274,52 @@ class _Loop:
             for gradient in (p.grad for p in parameters if p.grad is not None):
                 gradient.copy_(self.accelerator.reduce(gradient, "sum"))
 
-    def _denominators(self, batch: Batch) -> dict[str, float]:
-        local = {b.term.name: b.term.reduction.denominator(batch.mask_BN) for b in self.terms}
+    def _summed(self, local: Mapping[str, float]) -> dict[str, float]:
+        """Return the values summed over ranks."""
         if self.accelerator.num_processes == 1:
-            return local
-        counts = torch.tensor(list(local.values()), device=self.accelerator.device)
-        summed = self.accelerator.reduce(counts.double(), "sum")
+            return dict(local)
+        counts = torch.tensor(
+            list(local.values()), device=self.accelerator.device, dtype=torch.float64
+        )
+        summed = self.accelerator.reduce(counts, "sum")
         return dict(zip(local, summed.tolist(), strict=True))
 
-    def _checked(self, loss: Loss, step: int, batch: Batch) -> float:
-        value = float(loss.total.detach())
-        if math.isfinite(value):
-            return value
-        parts = ", ".join(f"{name} {float(part):g}" for name, part in loss.parts.items())
+    def _check(self, raw: Mapping[str, float], step: int, batch: Batch) -> None:
+        broken = [name for name, value in raw.items() if not math.isfinite(value)]
+        if not broken:
+            return
+        parts = ", ".join(f"{name} {value:g}" for name, value in raw.items())
         first = ", ".join(map(str, batch.rows[:8]))
         raise StepError(
-            f"{self.run.name}: the loss is {value} at step {step} ({parts}), rows {first} ...",
+            f"{self.run.name}: the loss of {', '.join(broken)} is not finite at step {step} "
+            f"({parts}), rows {first} ...",
             "the last good checkpoint is kept; lower the learning rate or use fp32",
         )
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        named = [
-            (name, p)
-            for module in (self.model, self.distiller)
-            for name, p in module.named_parameters()
-            if p.requires_grad
-        ]
-        groups = [
-            {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": self.run.weight_decay},
-            # Norms and biases are not pulled towards zero.
-            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.run.lr, fused=True)
+    def _read_shares(self, weighted: Mapping[str, Tensor]) -> None:
+        """Note each term's part of the gradient; after a warning-worthy run of them, say so."""
+        terms = {name: value for name, value in weighted.items() if name != "surgery"}
+        if len(terms) < 2:
+            return
+        parameters = [p for p in self.student.model.parameters() if p.requires_grad]
+        shares = gradient_shares(terms, parameters)
+        self.state.gradient_shares.append({"step": self.state.step, **shares})
+        sentence = warning([_without_step(s) for s in self.state.gradient_shares])
+        if sentence and not self.told:
+            self.told = True
+            self.progress.say(f"{self.run.name}: {sentence}")
 
     def _evaluate(self) -> None:
         if not self.run.keep_best:
             return
         with self._timed("evaluation"):
-            logits = logits_of_rows(self.student.model, self.dev, bf16=self.run.bf16)
-            value = metrics.score(self.run.metric, logits, self.dev.labels)
+            answers = evaluate(self.student.model, self.dev, bf16=self.run.bf16)
+            value = metrics.score(self.run.metric, answers.outputs, answers.labels)
         self.state.evals.append({"step": self.state.step, "metric": value})
         self.progress.event("eval", run=self.run.name, step=self.state.step, metric=value)
         if self.writer:
             self.writer.add_scalar(f"dev/{self.run.metric}", value, self.state.step)
-        if self.state.best_metric is None or value > self.state.best_metric:
+        if metrics.better(self.run.metric, value, self.state.best_metric):
             self.state.best_metric, self.state.best_step = value, self.state.step
             self._store(self.work / "best.safetensors", weights_only=True)
 
@@ -306,22 +327,22 @@ class _Loop:
         if not self.accelerator.is_main_process:
             return
         if weights_only:
-            store(path, TrainingState(), {"student": self.modules["student"]})
+            store(path, TrainingState(), self.kept)
         else:
             store(path, self.state, self.modules, self.optimizer.optimizer)
 
-    def _log(self, value: float, lr: float, loss: Loss) -> None:
+    def _log(self, value: float, lr: float, raw: Mapping[str, float]) -> None:
         run, step = self.run, self.state.step
         every = max(1, run.steps // _POINTS)
         spent = sum(self.state.seconds.values())
         window = self.state.window
-        seen = {"": value, "steps": 1.0, **{name: float(p) for name, p in loss.parts.items()}}
+        seen = {"": value, "steps": 1.0, **raw}
         for name, part in seen.items():
             window[name] = window.get(name, 0.0) + part
         if step % every == 0 or step == run.steps:
             # A single step's loss is mostly the luck of its batch: points are means.
             count = window["steps"]
-            parts = {name: window[name] / count for name in loss.parts}
+            parts = {name: window[name] / count for name in raw}
             mean = window[""] / count
             self.state.points.append({"step": step, "loss": mean, "lr": lr, "parts": parts})
             window.clear()
@@ -340,7 +361,7 @@ class _Loop:
         )
 
     @contextmanager
-    def _timed(self, clock: Clock) -> Iterator[None]:
+    def _timed(self, clock: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         seconds = self.state.seconds
@@ -358,7 +379,16 @@ class _Loop:
             best_step=self.state.best_step,
             samples_per_s=self.state.samples / training if training else 0.0,
             shares={name: value / spent for name, value in seconds.items()},
+            gradient_shares=self.state.gradient_shares,
         )
+
+
+def _union(parts: Iterable[frozenset[Request]]) -> frozenset[Request]:
+    return frozenset[Request]().union(*parts)
+
+
+def _without_step(reading: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in reading.items() if name != "step"}
 
 
 def _tensorboard(folder: Path | None) -> Any:
@@ -368,23 +398,3 @@ def _tensorboard(folder: Path | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that no step is cut in two; the second one raises."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, before)

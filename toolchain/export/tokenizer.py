@@ -47,6 +47,7 @@ def save_tokenizer(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # Before anything is encoded: a call leaves its padding and truncation in the saved state.
     tokenizer.save_pretrained(out)
+    _keep_shared_ids(source, out)
     _drop_local_facts(out / "tokenizer_config.json")
     _write_vocabulary(tokenizer, out)
     _prove_equal(tokenizer, _load(out), source)
@@ -80,6 +81,15 @@ def _load(folder: Path) -> PreTrainedTokenizerFast:
             "only tokenizers that the tokenizers library can run also run on devices",
         )
     return tokenizer
+
+
+def _keep_shared_ids(source: Path, out: Path) -> None:
+    """Copy a tokenizer.json in which tokens share ids: saving it would lose all but one of each."""
+    path = source / "tokenizer.json"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+    tokens = json.loads(text).get("model", {}).get("vocab")
+    if isinstance(tokens, dict) and len(set(tokens.values())) < len(tokens):
+        write_atomic(out / "tokenizer.json", text)
 
 
 def _drop_local_facts(path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import numpy as np
 from toolchain.artifact import MANIFEST, Artifact, file_sha256, folder_digest
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.models.family import Family, family_of
-from toolchain.spec import ModelSpec
+from toolchain.models.found import found_task, has_lm_head, labels_of
+from toolchain.spec import LABELLED, ModelSpec, Task
 
 __all__ = ["Checkpoint", "inspect", "locate"]
 
@@ -47,12 +48,24 @@ _DTYPE_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
+# How to read a number as a word, and the bits of its exponent.
+_EXPONENT = {
+    "F64": ("<u8", 0x7FF0000000000000),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a model folder holds. `labels` is empty for a bare encoder."""
+    """What a model folder holds.
+
+    `labels` names the classes of a classifier or tagger and is empty otherwise. `lm_head` says
+    whether a language head is there, be it the token embeddings again. `notes` are sentences for
+    the user.
+    """
 
     root: Path
     source: str
@@ -64,11 +77,18 @@ class Checkpoint:
     digest: str
     bytes: int
     licence: str
+    lm_head: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What it can do as it is; "encode" for a bare model."""
+        return self.spec.task
 
     @property
     def has_head(self) -> bool:
-        """Whether it can classify as it is."""
-        return bool(self.labels)
+        """Whether it has a head for a labelled task."""
+        return self.task in LABELLED
 
 
 def locate(source: str) -> Path:
@@ -117,8 +137,14 @@ def inspect(source: str) -> Checkpoint:
         if (root / extra).is_file():
             digests[extra] = file_sha256(root / extra)
     family = family_of(str(config.get("model_type", "")))
-    labels = _labels(config, family, tensors, where)
-    spec = family.spec(config, num_labels=len(labels))
+    try:
+        spec = family.spec(config)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from None
+    tied = spec.parts.tied
+    task = found_task(config, family, tensors, tied=tied, where=where)
+    labels = labels_of(config, family, tensors, task, where=where)
+    spec = replace(spec, task=task, num_labels=1 if task == "regress" else len(labels))
     problem = spec.problem()
     if problem:
         raise UsageError(f"{where}: config.json: {problem}")
@@ -134,6 +160,8 @@ def inspect(source: str) -> Checkpoint:
         digest=folder_digest(digests),
         bytes=sum(file.stat().st_size for file in files),
         licence=_licence(root),
+        lm_head=has_lm_head(family, tensors, tied=tied),
+        notes=_notes(root, family),
     )
 
 
@@ -244,57 +272,64 @@ def _check_finite(path: Path, where: str) -> None:
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
     for name, entry in header.items():
         first, after = entry["data_offsets"]
-        if entry["dtype"] == "F32" and after > first:
-            exponents = data[first:after].view("<u4") & np.uint32(0x7F800000)
-            if bool((exponents == 0x7F800000).any()):
+        if entry["dtype"] in _EXPONENT and after > first:
+            words, exponent = _EXPONENT[entry["dtype"]]
+            # A number whose exponent bits are all set is infinite or no number.
+            exponents = data[first:after].view(words) & np.array(exponent, dtype=words)
+            if bool((exponents == exponent).any()):
                 raise UsageError(
                     f"{where}: {name!r} in {path.name} holds values that are not finite",
                     "the file is damaged or the training diverged",
                 )
 
 
-def _labels(
-    config: Mapping[str, Any], family: Family, tensors: Mapping[str, tuple[int, ...]], where: str
-) -> dict[int, str]:
-    weight = tensors.get(f"{family.head}weight")
-    if weight is None:
-        return {}
-    raw = config.get("id2label")
-    names = raw if isinstance(raw, dict) else {str(i): f"LABEL_{i}" for i in range(weight[0])}
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise UsageError(
-            f"{where}: its problem_type is {config['problem_type']!r}",
-            "only single-label classification is supported yet",
-        )
-    try:
-        labels = {int(key): str(value) for key, value in names.items()}
-    except ValueError:
-        raise UsageError(f"{where}: id2label in config.json has ids that are not numbers") from None
-    if sorted(labels) != list(range(weight[0])):
-        raise UsageError(
-            f"{where}: id2label names {len(labels)} classes, the head has {weight[0]} rows"
-        )
-    return dict(sorted(labels.items()))
-
-
 def _check_tensors(
     family: Family, spec: ModelSpec, tensors: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    # A bare encoder is saved without the backbone's prefix.
-    bare = not any(name.startswith(f"{family.backbone}.") for name in tensors)
+    # A bare model is saved without the backbone's prefix.
+    prefix = f"{family.backbone}."
+    bare = not any(name.startswith(prefix) for name in tensors)
+    for name, shape in _promised(family, spec).items():
+        found = name.removeprefix(prefix) if bare else name
+        if found not in tensors:
+            raise UsageError(f"{where}: the weights lack {found!r}, which config.json promises")
+        if tensors[found] != shape:
+            raise UsageError(
+                f"{where}: {found!r} has shape {list(tensors[found])}, "
+                f"config.json says {list(shape)}"
+            )
+
+
+def _promised(family: Family, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    q, k = spec.query_width, spec.key_width
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(1, spec.layers + 1):
-        prefix = family.block_prefix(layer)
-        if bare:
-            prefix = prefix.removeprefix(f"{family.backbone}.")
-        for part in (family.query, family.key, family.value):
-            name = f"{prefix}{part}.weight"
-            if name not in tensors:
-                raise UsageError(f"{where}: the weights lack {name!r}, which config.json promises")
-            if tensors[name] != (spec.width, spec.width):
-                raise UsageError(
-                    f"{where}: {name!r} has shape {list(tensors[name])}, "
-                    f"config.json says {[spec.width, spec.width]}"
-                )
+        block = family.block_prefix(layer)
+        if family.fused:
+            shapes[f"{block}{family.query}.weight"] = (spec.width, q + 2 * k)
+            continue
+        # Thin blocks take queries and keys from their bottleneck, values from the whole width.
+        read = q if spec.parts.bottleneck else spec.width
+        for path, rows, columns in (
+            (family.query, q, read),
+            (family.key, k, read),
+            (family.value, k, spec.width),
+        ):
+            shapes[f"{block}{path}.weight"] = (rows, columns)
+    shapes[f"{family.backbone}.{family.tokens}.weight"] = (spec.vocab, spec.embedding_width)
+    return shapes
+
+
+def _notes(root: Path, family: Family) -> tuple[str, ...]:
+    if family.pools == "first":
+        return ()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        try:
+            if json.loads((root / name).read_text(encoding="utf-8")).get("pad_token"):
+                return ()
+        except (OSError, ValueError, AttributeError):
+            continue
+    return ("the tokenizer has no padding token: its end-of-text token pads",)
 
 
 def _licence(root: Path) -> str:

@@ -7,7 +7,7 @@ from toolchain.layermap import LayerMap
 
 __all__ = ["Init", "copied_layers"]
 
-Init = Literal["teacher_uniform", "teacher_first_k", "random", "given"]
+Init = Literal["teacher_uniform", "teacher_first_k", "teacher_copy", "random", "given"]
 
 
 def copied_layers(init: Init, student: int, teacher: int) -> LayerMap:
@@ -15,7 +15,7 @@ def copied_layers(init: Init, student: int, teacher: int) -> LayerMap:
     match init:
         case "teacher_uniform":
             return layermap.uniform(student, teacher)
-        case "teacher_first_k":
+        case "teacher_first_k" | "teacher_copy":
             return layermap.first(student, teacher)
         case "random" | "given":
             return LayerMap(())

@@ -6,16 +6,46 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
 
 from toolchain.errors import UsageError
+from toolchain.models.family import family_of
+from toolchain.spec import SEQUENCE, Task
 
-__all__ = ["load_classifier", "load_tokenizer", "quiet", "save_classifier"]
+__all__ = [
+    "load_classifier",
+    "load_model",
+    "load_tokenizer",
+    "new_model",
+    "quiet",
+    "save_classifier",
+    "save_model",
+]
+
+_CLASSES = {
+    "classify": AutoModelForSequenceClassification,
+    "multi_label": AutoModelForSequenceClassification,
+    "regress": AutoModelForSequenceClassification,
+    "tag": AutoModelForTokenClassification,
+    "mask_lm": AutoModelForMaskedLM,
+    "causal_lm": AutoModelForCausalLM,
+    "encode": AutoModel,
+}
+_PROBLEMS = {
+    "classify": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regress": "regression",
+}
 
 
 def quiet() -> None:
@@ -24,40 +54,91 @@ def quiet() -> None:
     hf_logging.disable_progress_bar()
 
 
-def load_classifier(
-    folder: Path, *, labels: Mapping[int, str] | None = None, seed: int = 0
+def load_model(
+    folder: Path, task: Task, *, labels: Mapping[int, str] | None = None, seed: int = 0
 ) -> PreTrainedModel:
-    """Load a classifier in fp32, evaluation mode.
+    """Load a model for a task in fp32, evaluation mode.
 
-    With `labels`, a bare encoder gets a new head for them, drawn with `seed`.
+    A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
+    Raises UsageError when the family has no head for the task.
     """
     quiet()
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(folder)
-    if labels is not None:
+    family = family_of(config.model_type)
+    if task != "encode":
+        family.head(task)
+    if labels is not None and task != "regress":
         config.id2label = dict(labels)
         config.label2id = {name: i for i, name in labels.items()}
         config.num_labels = len(labels)
-        config.problem_type = "single_label_classification"
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+    if task == "regress":
+        config.num_labels = 1
+    if task in _PROBLEMS and (labels is not None or task != "classify"):
+        config.problem_type = _PROBLEMS[task]
+    if task in SEQUENCE and family.pools == "last":
+        _set_padding(config, folder)
+    model: PreTrainedModel = _CLASSES[task].from_pretrained(
         folder, config=config, dtype=torch.float32, use_safetensors=True
     )
     model.eval()
     return model
 
 
+def new_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """Return a model with random weights in fp32, evaluation mode."""
+    quiet()
+    model: PreTrainedModel = _CLASSES[task].from_config(config, dtype=torch.float32)
+    model.eval()
+    return model
+
+
+def _set_padding(config: PretrainedConfig, folder: Path) -> None:
+    """Make a decoder that classifies find the last real token, the one before the padding."""
+    padding = load_tokenizer(folder).pad_token_id
+    if not 0 <= padding < config.vocab_size:
+        raise UsageError(
+            f"{folder}: its padding token has the id {padding}, the model has "
+            f"{config.vocab_size} token embeddings",
+            "name an existing token as pad_token in tokenizer_config.json",
+        )
+    config.pad_token_id = padding
+
+
+def load_classifier(
+    folder: Path, *, labels: Mapping[int, str] | None = None, seed: int = 0
+) -> PreTrainedModel:
+    """Load a single-label classifier; with `labels`, a bare model gets a new head for them."""
+    return load_model(folder, "classify", labels=labels, seed=seed)
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer. Raises UsageError when the folder gives only a slow one."""
+    """Load a fast tokenizer; one without a padding token pads with its end-of-text token.
+
+    Raises UsageError when the folder gives only a slow one, or one with neither token.
+    """
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UsageError(
             f"{folder}: its tokenizer has no fast version", "add a tokenizer.json to the folder"
         )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"{folder}: its tokenizer has neither a padding nor an end-of-text token",
+                "name one as pad_token in tokenizer_config.json",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def save_classifier(model: PreTrainedModel, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save weights (safetensors) and configuration, without a note of where they came from."""
     model.config._name_or_path = ""
     model.save_pretrained(folder, safe_serialization=True)
+
+
+def save_classifier(model: PreTrainedModel, folder: Path) -> None:
+    """Save a classifier as `save_model` does."""
+    save_model(model, folder)

@@ -7,16 +7,21 @@ data.
 from dataclasses import replace
 from pathlib import Path
 
-from toolchain import estimate, hardware
+from toolchain import estimate, hardware, metrics
 from toolchain.data.sources import load_raw, load_task
-from toolchain.distill.compose import compose
+from toolchain.distill.compose import Composition, compose
+from toolchain.distill.written import read_terms
 from toolchain.errors import UsageError
 from toolchain.estimate import Estimate
 from toolchain.models.checkpoint import inspect
 from toolchain.models.initialise import Init, copied_layers
-from toolchain.plan.needs import check_resources, estimated, token_lengths
+from toolchain.models.vocabulary import check_shareable
+from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
+from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
 from toolchain.plan.student import default_method, initialisation, resolved, student_spec
-from toolchain.plan.training import baseline_run, finetuning, precision, stage_plans
+from toolchain.plan.task import for_task
+from toolchain.plan.teachers import check_alike, further_teachers, trained_together
+from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
 from toolchain.recipe import Recipe
 from toolchain.target import Target, load_target
@@ -31,33 +36,64 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     reasons: list[str] = []
     targets = tuple(load_target(name) for name in recipe.targets)
     _check_targets(recipe, targets)
-    composition = None if recipe.method == "auto" else compose(recipe.method, recipe.method_options)
+    composition = _asked_for(recipe)
     if composition is None and recipe.method_options:
         raise UsageError("method_options needs a method", "name the method they belong to")
-    teacher = inspect(recipe.teacher)
+    teachers = tuple(inspect(source) for source in (recipe.teacher, *recipe.teachers))
+    check_alike(teachers)
+    teacher = teachers[0]
     task = load_task(
         recipe.data.path,
         columns=recipe.data.columns,
-        teacher_labels=teacher.labels if teacher.has_head else None,
+        teacher_labels=next((t.labels for t in teachers if t.has_head), None),
+        task=recipe.data.task,
     )
-    reasons += task.notes
-    teacher_spec = replace(teacher.spec, num_labels=len(task.labels))
+    reasons += (*teacher.notes, *task.notes)
+    recipe = recipe.model_copy(
+        update={"metric": metrics.resolve(recipe.metric, task.task, task.labels)}
+    )
+    specs = tuple(for_task(t, task) for t in teachers)
+    teacher_spec = specs[0]
     raw, raw_digest = load_raw(recipe.data.raw) if recipe.data.raw else ((), "")
     start = inspect(recipe.student.path) if recipe.student.path else None
-    student = student_spec(recipe, start, teacher_spec, reasons)
+    if recipe.student.vocab is not None:
+        check_shareable(teacher.root)
+    student = student_spec(recipe, start, teacher_spec, composition, reasons)
     if composition is None:
         composition = default_method(student, teacher_spec, reasons)
         recipe = recipe.model_copy(update={"method": composition.text})
     reasons += composition.notes
-    init: Init = (
-        "given" if start else initialisation(recipe, student, teacher_spec, composition, reasons)
+    chain = Chain(
+        recipe=recipe,
+        composition=composition,
+        teachers=specs,
+        task=task,
+        raw=raw,
+        lm_heads=all(t.lm_head for t in teachers),
     )
-    stages = stage_plans(recipe, composition, student, teacher_spec, task, raw, reasons)
+    assistants = assistants_of(chain, student, reasons)
+    before = tuple(assistant.spec for assistant in assistants)
+    models = (teacher_spec, *before)
+    source = source_of(student, models)
+    init: Init = (
+        "given" if start else initialisation(recipe, student, models[source], composition, reasons)
+    )
+    stages = stage_plans(
+        recipe,
+        composition,
+        student,
+        chain.guides(before),
+        task,
+        raw,
+        reasons,
+        lm_heads=chain.lm_heads and (composition.all_guides or not before),
+    )
+    finetune, others = further_teachers(recipe, teachers, task, reasons)
     bf16 = precision(recipe, reasons)
     max_tokens, mean_tokens = token_lengths(recipe, teacher, task)
     cores = hardware.cores()
     plan = Plan(
-        recipe=resolved(recipe, student, init),
+        recipe=resolved(with_shapes(recipe, assistants), student, init),
         teacher=teacher,
         start=start,
         task=task,
@@ -66,8 +102,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         teacher_spec=teacher_spec,
         student=student,
         init=init,
-        copied=copied_layers(init, student.layers, teacher_spec.layers),
-        finetune=finetuning(recipe, teacher, teacher_spec, task, reasons),
+        copied=copied_layers(init, student.layers, models[source].layers),
+        finetune=finetune,
         stages=stages,
         baseline=baseline_run(recipe, stages, student, teacher_spec) if recipe.baseline else None,
         targets=targets,
@@ -77,6 +113,11 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         max_tokens=max_tokens,
         mean_tokens=mean_tokens,
         estimate=Estimate(memory_bytes=0, disk_bytes=0),
+        others=others,
+        together=trained_together(composition, teachers, specs, task, reasons),
+        assistants=assistants,
+        all_guides=composition.all_guides,
+        source=source,
         reasons=tuple(reasons),
     )
     plan = replace(plan, estimate=estimated(plan))
@@ -84,15 +125,21 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     return plan
 
 
+def _asked_for(recipe: Recipe) -> Composition | None:
+    """Return what method and terms ask for; None leaves the choice to the plan."""
+    written = read_terms(recipe.terms)
+    if recipe.method != "auto":
+        return compose(recipe.method, recipe.method_options, written)
+    return compose("", recipe.method_options, written) if written else None
+
+
 def probed(plan: Plan) -> Plan:
     """Return the plan with its training time estimated from this machine's own speed."""
     stages = [
-        (s.steps, s.batch_size, plan.teacher_spec if s.needs_teacher else None, plan.student)
-        for s in (*plan.stages, *((plan.baseline,) if plan.baseline else ()))
+        (s.steps, s.batch_size, guides if s.needs_teacher else (), spec)
+        for guides, spec, trained in training_of(plan)
+        for s in trained
     ]
-    if plan.finetune:
-        own = plan.finetune
-        stages.append((own.steps, own.batch_size, None, plan.teacher_spec))
     rate = hardware.flops_per_s(bf16=plan.bf16, threads=plan.train_threads)
     seconds = estimate.seconds(stages, tokens=plan.mean_tokens, flops_per_s=rate)
     return replace(plan, estimate=replace(plan.estimate, seconds=seconds))

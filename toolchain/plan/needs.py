@@ -5,13 +5,15 @@ from pathlib import Path
 
 from toolchain import estimate, hardware
 from toolchain.data.sources import TaskData
+from toolchain.distill.memory import stage_bytes
 from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
 from toolchain.models.checkpoint import Checkpoint
-from toolchain.plan.types import Plan
+from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
+from toolchain.spec import ModelSpec
 
-__all__ = ["check_resources", "estimated", "token_lengths"]
+__all__ = ["check_resources", "estimated", "token_lengths", "training_of"]
 
 
 def token_lengths(recipe: Recipe, teacher: Checkpoint, task: TaskData) -> tuple[int, float]:
@@ -34,16 +36,15 @@ def estimated(plan: Plan) -> Estimate:
     """Return what the plan needs of memory and disk, as estimates."""
     longest = min(plan.max_tokens, round(4 * plan.mean_tokens))
     batch = max(stage.batch_size for stage in plan.stages)
-    memory = estimate.training_bytes(
-        plan.teacher_spec, plan.student, batch=batch, tokens=longest, bf16=plan.bf16
-    )
-    if plan.finetune:
-        memory = max(
-            memory,
-            estimate.training_bytes(
-                plan.teacher_spec, plan.teacher_spec, batch=batch, tokens=longest, bf16=plan.bf16
-            ),
-        )
+    memory = 0
+    for guides, spec, stages in training_of(plan):
+        teacher = guides[0] if guides else spec
+        own = estimate.training_bytes(teacher, spec, batch=batch, tokens=longest, bf16=plan.bf16)
+        loss = max(stage_bytes(s.terms, s.batch_size, longest) for s in stages)
+        memory = max(memory, own + loss + sum(guide.bytes() for guide in guides[1:]))
+    if plan.together:
+        # All are trained at once: weights, gradients and two moments of each.
+        memory += 4 * sum(other.spec.bytes() for other in plan.others)
     disk = estimate.disk_bytes(
         plan.teacher_spec,
         plan.student,
@@ -51,7 +52,31 @@ def estimated(plan: Plan) -> Estimate:
         baseline=plan.baseline is not None,
         targets=len(plan.targets),
     )
+    # What is kept, and the state of its training: weights, gradients' moments, the best weights.
+    disk += sum(2 * a.spec.bytes() for a in plan.assistants)
+    disk += sum(4 * other.spec.bytes() for other in plan.others if other.finetune)
     return Estimate(memory_bytes=memory, disk_bytes=disk)
+
+
+def training_of(
+    plan: Plan,
+) -> list[tuple[tuple[ModelSpec, ...], ModelSpec, tuple[StagePlan, ...]]]:
+    """Return everything that is trained: who teaches it, its shape, its stages."""
+    found: list[tuple[tuple[ModelSpec, ...], ModelSpec, tuple[StagePlan, ...]]] = []
+    bare = ((plan.teacher_spec, plan.finetune), *((o.spec, o.finetune) for o in plan.others))
+    found += [((), spec, (stage,)) for spec, stage in bare if stage]
+    before: tuple[ModelSpec, ...] = ()
+    for spec, stages in (
+        *((a.spec, a.stages) for a in plan.assistants),
+        (plan.student, plan.stages),
+    ):
+        behind = before[-1:] or plan.teacher_specs
+        guides = (*plan.teacher_specs, *before) if plan.all_guides else behind
+        found.append((guides, spec, stages))
+        before = (*before, spec)
+    if plan.baseline:
+        found.append(((), plan.student, (plan.baseline,)))
+    return found
 
 
 def check_resources(plan: Plan, output: Path) -> None:

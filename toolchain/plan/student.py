@@ -1,11 +1,14 @@
 """The student of a plan: its shape, its default method, where its weights start, and why."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from toolchain.distill.compose import Composition, compose
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.initialise import Init, copied_layers
+from toolchain.models.vocabulary import kept_count
+from toolchain.plan.thin import thin_spec
 from toolchain.recipe import Recipe, StudentShape
 from toolchain.spec import ModelSpec
 
@@ -13,7 +16,11 @@ __all__ = ["default_method", "initialisation", "resolved", "student_spec"]
 
 
 def student_spec(
-    recipe: Recipe, start: Checkpoint | None, teacher: ModelSpec, reasons: list[str]
+    recipe: Recipe,
+    start: Checkpoint | None,
+    teacher: ModelSpec,
+    composition: Composition | None,
+    reasons: list[str],
 ) -> ModelSpec:
     """Return the shape asked for, or half the teacher. Raises UsageError when it cannot be."""
     shape = recipe.student
@@ -24,6 +31,15 @@ def student_spec(
                 f"{start.spec.vocab}, the teacher has {teacher.num_labels} and {teacher.vocab}"
             )
         return start.spec
+    if shape.family not in (None, teacher.family):
+        return thin_spec(shape, teacher, reasons)
+    if shape.inner is not None and shape.inner != teacher.query_width:
+        raise UsageError(
+            f"student.inner is {shape.inner}: only mobilebert has a width inside its blocks",
+            "set student.family=mobilebert, or drop inner",
+        )
+    if _copies_all(recipe, composition):
+        return _whole(shape, teacher, reasons)
     layers = shape.layers
     if layers is None:
         layers = max(1, teacher.layers // 2)
@@ -32,6 +48,7 @@ def student_spec(
     problem = spec.problem()
     if problem:
         raise UsageError(f"student: {problem}")
+    spec = _with_fewer_tokens(spec, shape.vocab, teacher, reasons)
     copies = spec.width == teacher.width and shape.init != "random"
     if copies and spec.layers > teacher.layers:
         raise UsageError(
@@ -47,14 +64,51 @@ def student_spec(
     return spec
 
 
+def _with_fewer_tokens(
+    spec: ModelSpec, asked: float | None, teacher: ModelSpec, reasons: list[str]
+) -> ModelSpec:
+    if asked is None:
+        return spec
+    small = replace(spec, vocab=kept_count(asked, teacher.vocab))
+    reasons.append(
+        f"the student keeps {small.vocab:,} of {teacher.vocab:,} tokens, those its texts use most: "
+        f"{spec.params() - small.params():,} parameters fewer"
+    )
+    return small
+
+
+def _copies_all(recipe: Recipe, composition: Composition | None) -> bool:
+    by_method = composition is not None and composition.init == "teacher_copy"
+    return recipe.student.init == "teacher_copy" or (recipe.student.init == "auto" and by_method)
+
+
+def _whole(shape: StudentShape, teacher: ModelSpec, reasons: list[str]) -> ModelSpec:
+    if shape.vocab is not None:
+        raise UsageError(
+            "student.vocab is set, but the student starts as a copy of the teacher",
+            "drop student.vocab, or choose another student.init",
+        )
+    sizes = {"layers": teacher.layers, "hidden": teacher.width, "heads": teacher.heads}
+    for name, value in {**sizes, "ffn": teacher.ffn}.items():
+        asked = getattr(shape, name)
+        if asked not in (None, value):
+            raise UsageError(
+                f"student.{name} is {asked}, but the student starts as a copy of the teacher, "
+                f"which has {value}",
+                "leave the shape out: what is left of it follows from training",
+            )
+    reasons.append("the student starts as a copy of the teacher; training decides what is left")
+    return teacher
+
+
 def default_method(student: ModelSpec, teacher: ModelSpec, reasons: list[str]) -> Composition:
     """Return the method for a recipe that names none (methods.md section 6.5)."""
-    if student.width == teacher.width:
+    if student.width == teacher.width and student.family == teacher.family:
         text, why = "kd", "equal widths: whole teacher layers are copied, predictions matched"
     else:
         text, why = (
             "kd+minilm_v2",
-            "widths differ, so no layer can be copied: relations first, then predictions",
+            "no layer can be copied: relations first, then predictions",
         )
     reasons.append(f"method {text}: {why}")
     return compose(text, {})
@@ -69,10 +123,13 @@ def initialisation(
 ) -> Init:
     """Return where the weights start. Raises UsageError for a start that makes no sense."""
     asked = recipe.student.init
-    same = student.width == teacher.width and student.ffn == teacher.ffn
+    kin = student.family == teacher.family
+    same = kin and student.same_blocks(teacher)
     shapes = (
-        f"the student is {student.width} wide (ffn {student.ffn}), "
-        f"the teacher {teacher.width} (ffn {teacher.ffn})"
+        f"the student is {student.width} wide ({student.heads} heads, ffn {student.ffn}), "
+        f"the teacher {teacher.width} ({teacher.heads} heads, ffn {teacher.ffn})"
+        if kin
+        else f"the student is a {student.family}, the teacher a {teacher.family}"
     )
     if asked == "random":
         return "random"
@@ -93,6 +150,9 @@ def initialisation(
         return "random"
     if asked != "auto":
         return asked
+    if composition.init is not None:
+        reasons.append(f"init {composition.init}: where the method's paper starts the student")
+        return composition.init
     # Lower layers serve a task stage best, spread ones an intermediate stage (methods.md 6.5).
     init: Init = (
         "teacher_uniform" if {"general", "inter"} & set(composition.stages) else "teacher_first_k"
@@ -118,7 +178,9 @@ def resolved(recipe: Recipe, student: ModelSpec, init: Init) -> Recipe:
             "hidden": student.width,
             "heads": student.heads,
             "ffn": student.ffn,
+            "vocab": None if recipe.student.vocab is None else student.vocab,
             "init": init,
+            "inner": student.query_width if recipe.student.family == "mobilebert" else None,
         }
     )
     return _with_absolute_paths(recipe, shape)
@@ -127,9 +189,9 @@ def resolved(recipe: Recipe, student: ModelSpec, init: Init) -> Recipe:
 def _with_absolute_paths(recipe: Recipe, shape: StudentShape) -> Recipe:
     raw = _absolute(recipe.data.raw) if recipe.data.raw else None
     data = recipe.data.model_copy(update={"path": _absolute(recipe.data.path), "raw": raw})
-    return recipe.model_copy(
-        update={"student": shape, "teacher": _absolute(recipe.teacher), "data": data}
-    )
+    teachers = [_absolute(teacher) for teacher in recipe.teachers]
+    paths = {"teacher": _absolute(recipe.teacher), "teachers": teachers, "data": data}
+    return recipe.model_copy(update={"student": shape, **paths})
 
 
 def _absolute(source: str) -> str:

@@ -5,21 +5,25 @@ from typing import Any
 
 from toolchain.artifact import digest_of
 from toolchain.data.sources import TaskData
+from toolchain.distill.records import PLAIN, Parts
 from toolchain.distill.term import BoundTerm
 from toolchain.estimate import Estimate
 from toolchain.layermap import LayerMap
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.initialise import Init
 from toolchain.recipe import Recipe
-from toolchain.spec import ModelSpec
+from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
 
-__all__ = ["Plan", "StagePlan"]
+__all__ = ["AssistantPlan", "Plan", "StagePlan", "TeacherPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """One stage of training with everything fixed; `raw` stages read unlabelled text."""
+    """One stage of training with everything fixed; `raw` stages read unlabelled text.
+
+    `task` is what the models' heads are for in this stage.
+    """
 
     name: str
     terms: tuple[BoundTerm, ...]
@@ -29,11 +33,13 @@ class StagePlan:
     warmup: float
     raw: bool = False
     keep_best: bool = True
+    parts: Parts = PLAIN
+    task: Task = "classify"
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term reads the teacher."""
-        return any(bound.requests("teacher") for bound in self.terms)
+        """Whether any term reads a teacher, or the surgery does."""
+        return self.parts.surgery is not None or any(b.requests("teacher") for b in self.terms)
 
     def as_json(self) -> dict[str, Any]:
         """Return what decides the outcome, for digests and reports."""
@@ -45,12 +51,64 @@ class StagePlan:
             "lr": self.lr,
             "warmup": self.warmup,
             "raw": self.raw,
+            "task": self.task,
+            **self.parts.as_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherPlan:
+    """A teacher beside the first one; `finetune` gives a bare encoder its head."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    finetune: StagePlan | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the teacher as plans print it."""
+        return {
+            "source": self.checkpoint.source,
+            "shape": str(self.spec),
+            "parameters": self.spec.params(),
+            "has_head": self.checkpoint.has_head,
+            "digest": self.checkpoint.digest,
+            "finetune": self.finetune.as_json() if self.finetune else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssistantPlan:
+    """A model between teacher and student: it learns as a student, then it teaches.
+
+    `source` says whose layers it starts from: 0 the teacher's, n those of assistant n before it.
+    """
+
+    spec: ModelSpec
+    init: Init
+    copied: LayerMap
+    source: int
+    stages: tuple[StagePlan, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the assistant as plans print it."""
+        return {
+            "shape": str(self.spec),
+            "parameters": self.spec.params(),
+            "init": self.init,
+            "layer_map": str(self.copied),
+            "source": self.source,
+            "stages": [stage.as_json() for stage in self.stages],
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole run, resolved. `reasons` are sentences a person should read before it starts."""
+    """A whole run, resolved. `reasons` are sentences a person should read before it starts.
+
+    `others` are teachers beside the first; with `together` all share one head while they are
+    fine-tuned. `all_guides` says who teaches a model behind assistants: every model before it, or
+    the last. `source` is whose layers the student starts from, as in `AssistantPlan`.
+    """
 
     recipe: Recipe
     teacher: Checkpoint
@@ -73,6 +131,16 @@ class Plan:
     mean_tokens: float
     estimate: Estimate
     reasons: tuple[str, ...]
+    others: tuple[TeacherPlan, ...] = ()
+    together: bool = False
+    assistants: tuple[AssistantPlan, ...] = ()
+    all_guides: bool = False
+    source: int = 0
+
+    @property
+    def teacher_specs(self) -> tuple[ModelSpec, ...]:
+        """Shapes of all teachers, the first one's first."""
+        return (self.teacher_spec, *(other.spec for other in self.others))
 
     @property
     def recipe_digest(self) -> str:
@@ -89,6 +157,9 @@ class Plan:
                 "has_head": self.teacher.has_head,
                 "digest": self.teacher.digest,
             },
+            "teachers": [other.as_json() for other in self.others],
+            "together": self.together,
+            "assistants": [assistant.as_json() for assistant in self.assistants],
             "student": {"shape": str(self.student), "parameters": self.student.params()},
             "init": self.init,
             "layer_map": str(self.copied),

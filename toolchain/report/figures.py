@@ -9,6 +9,7 @@ __all__ = [
     "at_tokens",
     "count",
     "duration",
+    "higher_is_better",
     "megabytes",
     "metric_name",
     "milliseconds",
@@ -29,7 +30,21 @@ _MONTHS = (
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 
-_METRICS = {"f1": "F1", "matthews": "Matthews correlation"}
+_METRICS = {
+    "entity_f1": "entity F1",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "matthews": "Matthews correlation",
+    "micro_f1": "micro F1",
+    "mse": "mean squared error",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "subset_accuracy": "subset accuracy",
+    "token_accuracy": "token accuracy",
+}
+
+# Told apart here, as reports are made without NumPy; a test compares it with the metrics.
+_LOWER_IS_BETTER = frozenset({"loss", "mse", "perplexity"})
 
 
 def milliseconds(value: float | None) -> str:
@@ -124,6 +139,11 @@ def moment(created: str) -> str:
 def metric_name(name: str) -> str:
     """A metric in words."""
     return _METRICS.get(name, name)
+
+
+def higher_is_better(name: str) -> bool:
+    """Which way a metric is better; higher for one that is not known here."""
+    return name not in _LOWER_IS_BETTER
 
 
 def printable(words: str) -> str:

@@ -52,7 +52,9 @@ def page(report: Report) -> Page:
         sizes(report),
     ]
     training = [quality_by_step(report)]
-    training += [loss_curve(curve, f"loss-{n}") for n, curve in enumerate(report.curves)]
+    training += [
+        loss_curve(curve, f"loss-{n}", report.task.metric) for n, curve in enumerate(report.curves)
+    ]
     tally = states.tally(report)
     return Page(
         task=report.task.name,

@@ -144,10 +144,11 @@ def quality_against_latency(report: Report) -> Figure | None:
     quality, where = _quality_words(rows[0]), figures.at_tokens(basis(report).tokens)
     ringed = "; the ring marks what is shipped" if any(r.shipped_for for r in rows) else ""
     intervals = " Bars are 95 % intervals." if whiskers else ""
+    upwards = "Up" if figures.higher_is_better(report.task.metric) else "Down"
     return Figure(
         key="quality",
         title="Quality against latency",
-        caption=f"Up and to the left is better{ringed}.{intervals}",
+        caption=f"{upwards} and to the left is better{ringed}.{intervals}",
         svg=frame(
             "quality",
             WIDTH,

@@ -167,7 +167,7 @@ class Curve:
     `shares` are parts of its wall time by cause (teacher, student, data, evaluation, other).
     """
 
-    run: Literal["finetune", "distill", "baseline"]
+    run: Literal["finetune", "assistant", "distill", "baseline"]
     stage: str
     points: Points = Points()
     evals: Evals = Evals()

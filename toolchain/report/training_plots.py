@@ -16,8 +16,13 @@ from toolchain.report.svg import Linear, Log, element, frame, line, text, thinne
 __all__ = ["layer_map", "loss_curve", "quality_by_step"]
 
 _POINTS = 240
-_RUN_CLASS = {"finetune": "s0", "distill": "s4", "baseline": "s2"}
-_RUN_WORDS = {"finetune": "teacher", "distill": "distilled student", "baseline": "baseline"}
+_RUN_CLASS = {"finetune": "s0", "assistant": "s3", "distill": "s4", "baseline": "s2"}
+_RUN_WORDS = {
+    "finetune": "teacher",
+    "assistant": "assistant",
+    "distill": "distilled student",
+    "baseline": "baseline",
+}
 _PARTS = ("s5", "s6", "s2", "s7", "s8", "s9", "s3", "s1")
 
 Series = list[tuple[float, float]]
@@ -37,8 +42,11 @@ def _loss_lines(curve: Curve) -> list[Line]:
     return [each for each in lines if len(each.points) > 1]
 
 
-def loss_curve(curve: Curve, key: str) -> Figure | None:
-    """Plot the loss of one stage with its terms; needs two known losses."""
+def loss_curve(curve: Curve, key: str, metric: str = "") -> Figure | None:
+    """Plot the loss of one stage with its terms; needs two known losses.
+
+    `metric` is what the stage's evaluations are values of.
+    """
     lines = _loss_lines(curve)
     if not lines:
         return None
@@ -64,14 +72,15 @@ def loss_curve(curve: Curve, key: str) -> Figure | None:
         y_words="loss (log scale)" if logarithmic else "loss",
     )
     title = f"{_RUN_WORDS[curve.run].capitalize()}: {curve.stage}"
-    return Figure(key=key, title=title, caption=_pace(curve), svg=chart.svg())
+    return Figure(key=key, title=title, caption=_pace(curve, metric), svg=chart.svg())
 
 
-def _pace(curve: Curve) -> str:
+def _pace(curve: Curve, metric: str) -> str:
     known = []
     if curve.samples_per_s is not None:
         known.append(f"{figures.whole(curve.samples_per_s)} samples/s")
-    best = max((m for m in curve.evals.metric if m is not None), default=None)
+    choose = max if figures.higher_is_better(metric) else min
+    best = choose((m for m in curve.evals.metric if m is not None), default=None)
     if best is not None:
         known.append(f"best of {len(curve.evals.metric)} evaluations {figures.score(best)}")
     return ", ".join(known)

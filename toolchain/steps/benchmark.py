@@ -15,11 +15,11 @@ from toolchain.bench.loads import fixed_length, task_lengths
 from toolchain.bench.runner import time_contenders
 from toolchain.bench.warnings import what_looked_wrong
 from toolchain.data.sources import TaskData
+from toolchain.data.tokenizing import tokenize_split
 from toolchain.measurement import Footprint, Load, Measurement
 from toolchain.models.loading import load_tokenizer
 from toolchain.progress import Progress
 from toolchain.recipe import Benchmark
-from toolchain.steps.training import split_rows
 from toolchain.steps.variants import Variant
 
 __all__ = ["Timing", "benchmark", "read_timing"]
@@ -62,8 +62,9 @@ def benchmark(
     progress: Progress,
 ) -> None:
     """Time the variants on this machine. What is measured here is labelled "host"."""
-    tokenizer = load_tokenizer(variants[0].folder)
-    rows = split_rows(tokenizer, task.dev, max_tokens)
+    # The student may have fewer tokens: its ids exist in its teacher, and only lengths matter here.
+    tokenizer = load_tokenizer(variants[-1].folder)
+    rows = tokenize_split(tokenizer, task.dev, task, max_tokens=max_tokens)
     timed = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
     cases = [(Load(tokens="task", **timed), task_lengths(rows.features, settings.min_runs, seed))]  # type: ignore[arg-type]
     for tokens in settings.tokens:

@@ -49,6 +49,7 @@ def bundle(
         metric=metric,
         measurements=measurements,
         notes=target.notes,
+        task=task.task,
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)

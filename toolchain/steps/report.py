@@ -2,10 +2,10 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolchain.bench.compare import ratio
 from toolchain.measurement import Verdict
@@ -37,7 +37,7 @@ class Findings:
 
 
 def gather(found: Findings) -> Report:
-    """Return the report of a run. `trained` maps finetune, distill and baseline to their facts."""
+    """Return the report of a run. `trained` maps steps that trained to their facts."""
     plan, task = found.plan, found.plan.task
     rows = {"train": len(task.train), "dev": len(task.dev)}
     rows["test"] = len(task.test) if task.test else None  # type: ignore[assignment]
@@ -55,10 +55,10 @@ def gather(found: Findings) -> Report:
         ratios=tuple(_ratios(found)),
         curves=tuple(_curves(found.trained)),
         plan=told.Plan(
-            student=plan.student,
+            student=replace(plan.student, **found.trained["distill"]["sizes"]),
             teacher=plan.teacher_spec,
             init=plan.init,
-            layer_map=plan.copied.pairs,
+            layer_map=() if plan.source else plan.copied.pairs,
             method=plan.recipe.method,
             terms=tuple(f"{s.name}: {bound}" for s in plan.stages for bound in s.terms),
             reasons=plan.reasons,
@@ -144,14 +144,15 @@ def _ratios(found: Findings) -> list[told.Ratio]:
 
 def _curves(trained: Mapping[str, Mapping[str, Any]]) -> list[told.Curve]:
     curves = []
-    for run, facts in trained.items():
-        for stage in facts.get("stages", []):
+    for step, facts in trained.items():
+        for stage in facts["stages"]:
+            run, name = _place(step, stage["stage"])
             points, evals = stage["points"], stage["evals"]
             names = points[0]["parts"] if points else {}
             curves.append(
                 told.Curve(
-                    run=run,  # type: ignore[arg-type]
-                    stage=stage["stage"],
+                    run=run,
+                    stage=name,
                     points=told.Points(
                         step=tuple(p["step"] for p in points),
                         loss=tuple(p["loss"] for p in points),
@@ -167,6 +168,23 @@ def _curves(trained: Mapping[str, Mapping[str, Any]]) -> list[told.Curve]:
                 )
             )
     return curves
+
+
+def _place(
+    step: str, stage: str
+) -> tuple[Literal["finetune", "assistant", "distill", "baseline"], str]:
+    """Return the run a training step belongs to, and the name of its stage there."""
+    match step.split("-"):
+        case ["distill"]:
+            return "distill", stage
+        case ["baseline"]:
+            return "baseline", stage
+        case ["assistant", number]:
+            return "assistant", f"{number}, {stage}"
+        case ["teacher"]:
+            return "finetune", stage
+        case _:
+            return "finetune", step
 
 
 def _shipping_warnings(found: Findings) -> list[str]:

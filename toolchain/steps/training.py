@@ -6,33 +6,45 @@ its last checkpoint, so nothing is trained twice.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from toolchain.artifact import Draft
-from toolchain.data.batching import Rows, tokenize
-from toolchain.data.sources import Split, TaskData
-from toolchain.distill.trainer import StageRun, TrainingModel, train
+from toolchain.data.batching import Rows
+from toolchain.data.sources import TaskData
+from toolchain.data.tokenizing import tokenize_raw, tokenize_split
+from toolchain.distill.records import StageRun
+from toolchain.distill.teachers import TrainingModel
+from toolchain.distill.trainer import train
 from toolchain.export.tokenizer import save_tokenizer
-from toolchain.models.family import Family
-from toolchain.models.loading import load_classifier, load_tokenizer, save_classifier
+from toolchain.models.family import Family, families
+from toolchain.models.heads import with_language_head
+from toolchain.models.loading import load_model, load_tokenizer, save_model
 from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
-from toolchain.spec import ModelSpec
+from toolchain.spec import LABELLED, ModelSpec, Task
+from toolchain.steps.tokens import read_vocabulary
 
-__all__ = ["TrainingSetup", "split_rows", "train_stages"]
+__all__ = ["TeacherSource", "TrainingSetup", "task_rows", "train_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSource:
+    """Where a teacher lies, and what it is."""
+
+    folder: Path
+    family: Family
+    spec: ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """What all stages of a run share."""
 
-    family: Family
     bf16: bool
     threads: int
     seed: int
@@ -43,13 +55,13 @@ class TrainingSetup:
     evals: int
     checkpoint_seconds: float
     tensorboard: Path | None
+    pack: bool | None = None
 
     @staticmethod
     def of(plan: Plan, tensorboard: Path | None = None) -> "TrainingSetup":
         """Return the setup a plan asks for."""
         settings = plan.recipe.train
         return TrainingSetup(
-            family=plan.teacher.family,
             bf16=plan.bf16,
             threads=plan.train_threads,
             seed=plan.recipe.seed,
@@ -60,6 +72,7 @@ class TrainingSetup:
             evals=settings.evals,
             checkpoint_seconds=settings.checkpoint_seconds,
             tensorboard=tensorboard if settings.tensorboard else None,
+            pack=plan.recipe.data.pack,
         )
 
     def run(self, stage: StagePlan) -> StageRun:
@@ -91,7 +104,7 @@ def train_stages(
     labels: Mapping[int, str] | None,
     head: Mapping[int, str],
     spec: ModelSpec,
-    teachers: Mapping[str, tuple[Path, ModelSpec]],
+    teachers: Mapping[str, Sequence[TeacherSource]],
     stages: Sequence[StagePlan],
     task: TaskData,
     raw: Sequence[str],
@@ -102,53 +115,121 @@ def train_stages(
     """Train the model in folder `start` through `stages` and write it to the draft.
 
     `labels` gives a bare encoder its head; a general stage may read a bare teacher, which gets a
-    `head` that nothing reads. `teachers` holds a folder and spec per stage name, for
-    the stages that read one. The draft's facts record every stage.
+    `head` that nothing reads. `teachers` holds those of every stage by its name. A stage for
+    another task than the student's gives it a language head for its time. The draft's facts record
+    every stage.
     """
     torch.set_num_threads(setup.threads)
-    tokenizer = load_tokenizer(start)
-    rows = split_rows(tokenizer, task.train, setup.max_tokens)
-    dev = split_rows(tokenizer, task.dev, setup.max_tokens)
+    # Where the student has fewer tokens, rows are the teachers' and dev is its own.
+    guides = [source for stage in stages if stage.needs_teacher for source in teachers[stage.name]]
+    vocabulary = read_vocabulary(start) if guides else None
+    tokenizer = load_tokenizer(guides[0].folder if vocabulary else start)
+    rows, dev = task_rows(tokenizer, task, setup)
+    if vocabulary:
+        _, dev = task_rows(load_tokenizer(start), task, setup)
     if rows.truncated:
         progress.say(f"{rows.truncated} of {len(rows)} rows are cut at {setup.max_tokens} tokens")
-    model = load_classifier(start, labels=labels, seed=setup.seed)
-    student = TrainingModel(model=model, family=setup.family, spec=spec)
-    loaded: dict[Path, PreTrainedModel] = {}
+    named = labels if spec.task in LABELLED else None
+    model = load_model(start, spec.task, labels=named, seed=setup.seed)
+    family = families.get(spec.family)
+    student = TrainingModel(model=model, family=family, spec=spec, vocabulary=vocabulary)
+    loaded: dict[tuple[Path, Task], PreTrainedModel] = {}
     records: list[dict[str, Any]] = []
+    before: list[Path] = []
     for stage in stages:
-        teacher = None
-        if stage.needs_teacher:
-            folder, teacher_spec = teachers[stage.name]
-            if folder not in loaded:
-                loaded[folder] = load_classifier(folder, labels=head, seed=setup.seed)
-            teacher = TrainingModel(model=loaded[folder], family=setup.family, spec=teacher_spec)
-        stage_rows = _raw_rows(tokenizer, raw, setup.max_tokens) if stage.raw else rows
-        run = setup.run(stage)
+        asked = teachers[stage.name] if stage.needs_teacher else ()
+        read = [_loaded(source, stage.task, head, setup, loaded) for source in asked]
+        learner = student
+        if stage.task != spec.task:
+            learner = _with_language_head(student, stage.task, read, setup.seed)
+        stage_rows = _raw_rows(tokenizer, raw, stage.task, setup) if stage.raw else rows
+        run = replace(setup.run(stage), before=tuple(before))
         trained = train(
-            student, teacher, stage.terms, stage_rows, dev, run, work / stage.name, progress
+            learner,
+            read,
+            stage.terms,
+            stage.parts,
+            stage_rows,
+            dev,
+            run,
+            work / stage.name,
+            progress,
         )
+        before.append(work / stage.name / "checkpoint.safetensors")
         records.append(trained.as_json())
         if trained.best_metric is not None:
             progress.say(
                 f"{stage.name}: best dev {setup.metric} {trained.best_metric:.4f} at step "
                 f"{trained.best_step} of {run.steps}, {trained.samples_per_s:.0f} samples/s"
             )
-    save_classifier(student.model, draft.folder)
+    save_model(student.model, draft.folder)
     save_tokenizer(start, draft.folder)
     draft.format, draft.precision = "torch", "fp32"
     draft.facts.update(
         stages=records,
+        # Surgery may have made another shape of it.
+        sizes=student.family.spec(student.model.config.to_dict()).sizes,
         parameters=sum(p.numel() for p in student.model.parameters()),
         rows=len(rows),
         truncated=rows.truncated,
     )
 
 
-def split_rows(tokenizer: PreTrainedTokenizerFast, split: Split, max_tokens: int) -> Rows:
-    """Tokenise one split of the task."""
-    return tokenize(tokenizer, split.texts, split.texts_b, split.labels, max_tokens=max_tokens)
+def task_rows(
+    tokenizer: PreTrainedTokenizerFast, task: TaskData, setup: TrainingSetup
+) -> tuple[Rows, Rows]:
+    """Return the task's rows for training and for dev, tokenised."""
+    rows, dev = (
+        tokenize_split(
+            tokenizer,
+            split,
+            task,
+            max_tokens=setup.max_tokens,
+            seed=setup.seed,
+            packed=setup.pack is not False,
+        )
+        for split in (task.train, task.dev)
+    )
+    return rows, dev
 
 
-def _raw_rows(tokenizer: PreTrainedTokenizerFast, raw: Sequence[str], max_tokens: int) -> Rows:
-    labels = np.zeros(len(raw), dtype=np.int64).tolist()
-    return tokenize(tokenizer, raw, None, labels, max_tokens=max_tokens)
+def _loaded(
+    source: TeacherSource,
+    task: Task,
+    head: Mapping[int, str],
+    setup: TrainingSetup,
+    loaded: dict[tuple[Path, Task], PreTrainedModel],
+) -> TrainingModel:
+    """Load a teacher once per head it is asked for with."""
+    key = (source.folder, task)
+    if key not in loaded:
+        labels = head if task in LABELLED else None
+        loaded[key] = load_model(source.folder, task, labels=labels, seed=setup.seed)
+    return TrainingModel(
+        model=loaded[key],
+        family=source.family,
+        spec=replace(source.spec, task=task),
+    )
+
+
+def _with_language_head(
+    student: TrainingModel, task: Task, teachers: Sequence[TrainingModel], seed: int
+) -> TrainingModel:
+    source = teachers[0].model if teachers else None
+    model, spec = with_language_head(
+        student.model, student.family, student.spec, task, source=source, seed=seed
+    )
+    return replace(student, model=model, spec=spec)
+
+
+def _raw_rows(
+    tokenizer: PreTrainedTokenizerFast, raw: Sequence[str], task: Task, setup: TrainingSetup
+) -> Rows:
+    return tokenize_raw(
+        tokenizer,
+        raw,
+        task=task,  # type: ignore[arg-type]
+        max_tokens=setup.max_tokens,
+        seed=setup.seed,
+        packed=bool(setup.pack),
+    )

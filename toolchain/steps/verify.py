@@ -3,22 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from toolchain.artifact import Artifact, Draft, write_atomic
+from toolchain.artifact import Artifact, Draft, file_sha256, write_atomic
 from toolchain.data.batching import Rows, in_order
 from toolchain.data.sources import TaskData
+from toolchain.data.tokenizing import tokenize_split
 from toolchain.distill.evaluate import logits_of_rows
 from toolchain.measurement import Metric, Parity, Verdict
-from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.progress import Progress
-from toolchain.recipe import Gates
+from toolchain.recipe import DataTask, Gates
 from toolchain.runtimes.runtime import runtimes
-from toolchain.steps.training import split_rows
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.verify import gates, quality
 from toolchain.verify.parity import compare, logits_of
@@ -59,24 +60,29 @@ def verify(
     threads: int,
     progress: Progress,
 ) -> None:
-    """Run every variant over dev and test and judge it; parents come before their children."""
+    """Run every variant over dev and test and judge it; parents come before their children.
+
+    For tasks of whole sentences: classify, multi_label and regress.
+    """
     torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(variants[0].folder)
-    splits: dict[str, Rows] = {}
-    for name, split in (("dev", task.dev), ("test", task.test)):
-        if split is not None:
-            splits[name] = split_rows(tokenizer, split, max_tokens)
+    read: dict[str, dict[str, Rows]] = {}
     logits: dict[str, NDArray[np.float32]] = {}
     metrics: dict[str, Metric] = {}
     parities: dict[str, Parity] = {}
     verdicts: list[Verdict] = []
     for done, variant in enumerate(variants):
         progress.advance("verify", done, len(variants))
-        results = {name: _logits(variant, rows, threads) for name, rows in splits.items()}
+        splits = _splits(variant.folder, task, max_tokens, read)
+        results = {
+            name: _logits(variant, rows, threads, task.task) for name, rows in splits.items()
+        }
         logits[variant.name] = results["dev"]
         if variant.parent:
             parities[variant.name] = compare(
-                logits[variant.name], logits[variant.parent], against=variant.parent
+                logits[variant.name],
+                logits[variant.parent],
+                against=variant.parent,
+                task=task.task,
             )
         # Logits that are not finite have no metric; their parity has failed already.
         if all(np.isfinite(found).all() for found in results.values()):
@@ -89,6 +95,22 @@ def verify(
     draft.format = "verify"
 
 
+def _splits(
+    folder: Path, task: TaskData, max_tokens: int, read: dict[str, dict[str, Rows]]
+) -> dict[str, Rows]:
+    """Return dev and test as the model in a folder reads them, tokenised once per tokenizer."""
+    file = folder / "tokenizer.json"
+    key = file_sha256(file) if file.is_file() else str(folder)
+    if key not in read:
+        tokenizer = load_tokenizer(folder)
+        read[key] = {
+            name: tokenize_split(tokenizer, split, task, max_tokens=max_tokens)
+            for name, split in (("dev", task.dev), ("test", task.test))
+            if split is not None
+        }
+    return read[key]
+
+
 def _metric(
     name: str,
     variant: Variant,
@@ -98,18 +120,26 @@ def _metric(
 ) -> Metric:
     """Return the metric on dev, with the one on test beside it where there is a test split."""
     known = metrics.get(TEACHER)
-    labels = splits["dev"].labels
     found = quality.measure(
-        name, results["dev"], labels, split="dev", teacher=known.value if known else None
+        name,
+        results["dev"],
+        _labels(splits["dev"]),
+        split="dev",
+        teacher=known.value if known else None,
     )
     if variant.name == TEACHER:
         found = replace(found, kept=1.0)
     if "test" in results:
         tested = quality.measure(
-            name, results["test"], splits["test"].labels, split="test", teacher=None
+            name, results["test"], _labels(splits["test"]), split="test", teacher=None
         )
         found = replace(found, others={**found.others, f"test_{name}": tested.value})
     return found
+
+
+def _labels(rows: Rows) -> NDArray[np.int64] | NDArray[np.float32]:
+    assert isinstance(rows.labels, np.ndarray), f"{rows.task} is not verified here"
+    return rows.labels
 
 
 def _judge(
@@ -133,9 +163,9 @@ def _judge(
     return verdicts
 
 
-def _logits(variant: Variant, rows: Rows, threads: int) -> NDArray[np.float32]:
+def _logits(variant: Variant, rows: Rows, threads: int, task: DataTask) -> NDArray[np.float32]:
     if variant.format == "torch":
-        return logits_of_rows(load_classifier(variant.path), rows, batch_size=_BATCH)
+        return logits_of_rows(load_model(variant.path, task), rows, batch_size=_BATCH)
     session = runtimes.get(variant.runtime)(
         variant.path, threads=threads, provider="CPUExecutionProvider"
     )

@@ -6,6 +6,7 @@ variant by `min_kept` and `latency`. What follows from the verdicts is `toolchai
 """
 
 from toolchain.measurement import Measurement, Metric, Parity, Verdict
+from toolchain.metrics import sign
 from toolchain.recipe import Gates
 from toolchain.stats import median, ratio_of_rounds
 from toolchain.target import Target
@@ -91,20 +92,27 @@ def agreement(parity: Parity, gates: Gates, *, model: str) -> Verdict:
 
 
 def max_drop(candidate: Metric, parent: Metric, gates: Gates, *, model: str) -> Verdict:
-    """Judge the absolute drop of the task metric from the fp32 parent on the same split."""
+    """Judge how much worse the task metric is than the fp32 parent's on the same split.
+
+    Absolute: a drop, or a rise where lower is better.
+    """
     assert (candidate.name, candidate.split) == (parent.name, parent.split)
     change = candidate.value - parent.value
-    passed = change >= -gates.max_drop - _ROUNDING
+    higher = sign(candidate.name) > 0
+    passed = (change if higher else -change) >= -gates.max_drop - _ROUNDING
+    loses = "loses" if higher else "adds"
     return Verdict(
         gate=MAX_DROP,
         model=model,
-        limit=f"{candidate.name} at most {gates.max_drop:g} below fp32",
+        limit=(
+            f"{candidate.name} at most {gates.max_drop:g} {'below' if higher else 'above'} fp32"
+        ),
         observed=(
             f"{candidate.value:.4f} against {parent.value:.4f} ({change:+.4f}) "
             f"on {candidate.rows} rows of {candidate.split}"
         ),
         passed=passed,
-        why=f"loses {'no more' if passed else 'more'} {candidate.name} than allowed",
+        why=f"{loses} {'no more' if passed else 'more'} {candidate.name} than allowed",
     )
 
 

@@ -5,6 +5,9 @@ C they are coarse: with two classes a row whose logits nearly cancel (0.02, -0.0
 angle when either moves by 0.03, so a handful of close calls decides the mean. What gates judge is
 therefore the cosine of all logits taken as one vector of R x C figures, where a row counts as much
 as its logits are large; `agreement` says what it means for the decisions.
+
+What a decision is follows from the task: the most likely class; the whole set of labels above 0.5;
+a score, which is the same where it is within a tenth of the standard deviation of the parent's.
 """
 
 from collections.abc import Iterable
@@ -14,9 +17,13 @@ from numpy.typing import NDArray
 
 from toolchain.errors import IntegrityError
 from toolchain.measurement import Parity
+from toolchain.recipe import DataTask
 from toolchain.runtimes.runtime import Feed, Session
 
 __all__ = ["compare", "logits_of"]
+
+# Scores this near, in standard deviations of the parent's scores, are the same answer.
+_SAME_SCORE = 0.1
 
 
 def logits_of(session: Session, batches: Iterable[Feed]) -> NDArray[np.float32]:
@@ -32,9 +39,15 @@ def logits_of(session: Session, batches: Iterable[Feed]) -> NDArray[np.float32]:
 
 
 def compare(
-    candidate: NDArray[np.floating], parent: NDArray[np.floating], *, against: str
+    candidate: NDArray[np.floating],
+    parent: NDArray[np.floating],
+    *,
+    against: str,
+    task: DataTask = "classify",
 ) -> Parity:
     """Compare two (R, C) arrays of logits of the same rows; `against` names the parent.
+
+    `task` says what of them is a decision: classify, multi_label or regress.
 
     A row with NaN or infinity on either side counts as an infinite distance, a cosine of -1 and a
     different decision; so does a comparison of no rows. So neither can pass a gate. Ties of a
@@ -60,7 +73,8 @@ def compare(
     cosines = np.full(len(ours), -1.0)
     cosines[finite] = _cosines(ours[finite], theirs[finite])
     equal = np.zeros(len(ours), dtype=bool)
-    equal[finite] = ours[finite].argmax(axis=1) == theirs[finite].argmax(axis=1)
+    if finite.any():
+        equal[finite] = _same_decisions(ours[finite], theirs[finite], task)
     return Parity(
         against=against,
         max_abs=float(np.abs(ours - theirs).max()) if finite.all() else float("inf"),
@@ -70,6 +84,20 @@ def compare(
         agreement=float(equal.mean()),
         rows=len(ours),
     )
+
+
+def _same_decisions(
+    ours_RC: NDArray[np.float64], theirs_RC: NDArray[np.float64], task: DataTask
+) -> NDArray[np.bool_]:
+    """Return for each row whether both sides answer the same, (R,)."""
+    match task:
+        case "multi_label":
+            return np.asarray(((ours_RC > 0) == (theirs_RC > 0)).all(axis=1))
+        case "regress":
+            near = _SAME_SCORE * theirs_RC.std()
+            return np.asarray((np.abs(ours_RC - theirs_RC) <= near).all(axis=1))
+        case _:
+            return np.asarray(ours_RC.argmax(axis=1) == theirs_RC.argmax(axis=1))
 
 
 def _overall(ours_RC: NDArray[np.float64], theirs_RC: NDArray[np.float64]) -> float:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from toolchain.data.sources import TaskData, load_task
-from toolchain.recipe import Columns
+from toolchain.recipe import Columns, DataTask
 
 Put = Callable[[str, str | bytes], Path]
 Load = Callable[..., TaskData]
@@ -35,10 +36,14 @@ def load(tmp_path: Path) -> Load:
     def load_it(
         source: Path | str | None = None,
         teacher: Mapping[int, str] | None = None,
+        task: Literal["auto"] | DataTask = "auto",
         **columns: str,
     ) -> TaskData:
         return load_task(
-            str(source or tmp_path / "data"), columns=Columns(**columns), teacher_labels=teacher
+            str(source or tmp_path / "data"),
+            columns=Columns(**columns),
+            teacher_labels=teacher,
+            task=task,
         )
 
     return load_it

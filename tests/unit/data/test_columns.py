@@ -3,7 +3,7 @@ import pytest
 from toolchain.data.columns import Chosen, choose
 from toolchain.data.readers import Table
 from toolchain.errors import UsageError
-from toolchain.recipe import Columns
+from toolchain.recipe import Columns, DataTask
 
 
 def _table(*header: str) -> Table:
@@ -38,6 +38,98 @@ def test_the_usual_names_are_found(header: tuple[str, ...], chosen: Chosen) -> N
     assert choose(_table(*header), Columns()) == chosen
 
 
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [
+        (("text_a", "text_b", "score"), Chosen("text_a", "text_b", "score", "regress")),
+        (("sentence", "similarity"), Chosen("sentence", None, "similarity", "regress")),
+        (("tokens", "tags"), Chosen("tokens", None, "tags", "tag")),
+        (("id", "tokens", "ner_tags"), Chosen("tokens", None, "ner_tags", "tag")),
+        (("tokens", "tags", "intent"), Chosen("tokens", None, "tags", "tag")),
+        (("text", "tokens", "tags", "label"), Chosen("text", None, "label")),
+        (("prompt", "completion"), Chosen("prompt", "completion", None, "causal_lm")),
+        (
+            ("instruction", "input", "output"),
+            Chosen("instruction", "output", None, "causal_lm", (), "input"),
+        ),
+        (("text",), Chosen("text", None, None, "causal_lm")),
+    ],
+)
+def test_the_columns_say_what_the_task_is(header: tuple[str, ...], chosen: Chosen) -> None:
+    assert choose(_table(*header), Columns()) == chosen
+
+
+def _filled(**columns: list[object]) -> Table:
+    return Table(
+        file="f.jsonl",
+        head="f.jsonl:1: the first object",
+        header=tuple(columns),
+        places=[1, 2],
+        unit="line",
+        digest=None,
+        values=lambda column: columns[column],
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["a", "b"], "classify"),
+        ([0, 1], "classify"),
+        (["3", "5"], "classify"),
+        (["1.0", "2.0"], "classify"),
+        (["3.5", "5.0"], "regress"),
+        ([1, 2.5], "regress"),
+        ([["a"], []], "multi_label"),
+    ],
+)
+def test_the_values_of_a_label_say_what_the_task_is(labels: list[object], task: str) -> None:
+    assert choose(_filled(text=["x", "y"], label=labels), Columns()).task == task
+
+
+def test_columns_of_zero_and_one_are_labels_of_which_several_may_hold() -> None:
+    table = _filled(id=[0, 1], text=["x", "y"], toxic=["0", "1"], rude=[1, 0], why=["", "no"])
+    found = choose(table, Columns())
+    assert found == Chosen("text", None, None, "multi_label", ("toxic", "rude"))
+    assert found.names() == ("text", "toxic", "rude")
+    with pytest.raises(UsageError, match="lacks a label column"):
+        choose(_filled(text=["x", "y"], toxic=[0, 1]), Columns())
+    assert choose(table, Columns(labels=["rude"])).flags == ("rude",)
+    with pytest.raises(UsageError, match=r"no column 'rued', which columns.labels .*'rude'"):
+        choose(table, Columns(labels=["rued"]))
+
+
+def test_the_task_may_be_said_where_columns_leave_it_open() -> None:
+    table = _table("text_a", "text_b", "label", "relatedness")
+    assert choose(table, Columns(), "regress").label == "relatedness"
+    assert choose(table, Columns(label="label"), "regress").label == "label"
+    assert choose(table, Columns(score="label")) == Chosen("text_a", "text_b", "label", "regress")
+    assert choose(table, Columns(), "mask_lm") == Chosen("text_a", "text_b", None, "mask_lm")
+    assert choose(_table("text", "label"), Columns(), "causal_lm").names() == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "message"),
+    [
+        ("tag", {"label": "label"}, "columns.label names 'label', but the task tag has no such"),
+        (
+            "classify",
+            {"score": "label"},
+            "expected columns.text or columns.text_b or columns.label",
+        ),
+        ("mask_lm", {"label": "label"}, "but the task mask_lm has no such column"),
+        ("tag", {}, "lacks a tokens column, found: text, label; expected one of: tokens, words"),
+        ("causal_lm", {"answer": "label"}, "lacks a prompt column, found: text, label"),
+    ],
+)
+def test_a_column_that_the_task_does_not_read_is_refused(
+    task: DataTask, columns: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(_table("text", "label"), Columns(**columns), task)
+    assert message in str(caught.value)
+
+
 def test_names_that_are_given_win() -> None:
     table = _table("text", "title", "body", "label", "stars")
     columns = Columns(text="title", text_b="body", label="stars")
@@ -56,10 +148,12 @@ def test_names_that_are_given_win() -> None:
             ("text", "premise", "hypothesis", "label"),
             "leaves open which column holds the text: premise + hypothesis or text",
         ),
-        (("text_a", "text_b", "score"), "column score without a label column: regression is not"),
-        (("tokens", "tags"), "columns tokens and tags without a label column: tagging is not"),
-        (("tokens", "ner_tags", "id"), "tagging is not supported yet"),
-        (("question", "context", "answers"), "extractive question answering is not supported yet"),
+        (("txt", "score"), "f.tsv:1: the header lacks a text column, found: txt, score"),
+        (
+            ("question", "context", "answers"),
+            "columns context and answers without a label column: extractive question answering is "
+            "not supported, expected classify, multi_label, regress, tag, causal_lm or mask_lm",
+        ),
     ],
 )
 def test_a_header_that_will_not_do_is_refused(header: tuple[str, ...], message: str) -> None:

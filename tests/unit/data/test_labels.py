@@ -110,7 +110,7 @@ def test_an_order_that_the_teacher_overrules_is_noted() -> None:
             ["0.5", "3.25"],
             None,
             None,
-            "train.tsv: the labels are fractions (0.5, 3.25): regression",
+            "train.tsv: the labels are fractions (0.5, 3.25), expected class ids",
         ),
     ],
 )

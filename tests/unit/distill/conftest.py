@@ -8,7 +8,8 @@ from torch import Tensor
 
 from toolchain.distill.capture import Captures
 from toolchain.distill.compose import compose
-from toolchain.distill.distiller import Distiller, Loss
+from toolchain.distill.context import Context, Moment
+from toolchain.distill.distiller import Distiller, Seen
 from toolchain.distill.extract import Request
 from toolchain.distill.term import BoundTerm, bind
 from toolchain.spec import ModelSpec
@@ -38,6 +39,11 @@ def make_side(spec: ModelSpec, rows: int, tokens: int, seed: int, *, grad: bool 
         return tensor.requires_grad_(grad)
 
     tensors = {Request("logits"): draw(rows, spec.num_labels)}
+    for number in (0, 1):
+        # Extra heads that agree with the model's own.
+        own = tensors[Request("logits")].detach().clone()
+        tensors[Request("head", number)] = own.requires_grad_(grad)
+    tensors[Request("pooled")] = draw(rows, spec.width)
     tensors[Request("emb")] = draw(rows, tokens, spec.width)
     for layer in range(1, spec.layers + 1):
         for kind in ("hidden", "q", "k", "v"):
@@ -50,6 +56,23 @@ def bound_terms(method: str, student: ModelSpec = STUDENT, teacher: ModelSpec = 
     return {name: tuple(bind(t, student, teacher) for t in terms) for name, terms in stages.items()}
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The weighted sum and the terms' values before weight and schedule."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def context_of(mask: Tensor, labels: Tensor, moment: Moment | None = None) -> Context:
+    return Context(mask_BN=mask, labels_P=labels, moment=moment or Moment(step=1, steps=2))
+
+
+def denominators_of(terms: tuple[BoundTerm, ...], mask: Tensor) -> dict[str, float]:
+    context = Context(mask_BN=mask)
+    return {b.name: b.term.reduction.denominator(context) for b in terms}
+
+
 def loss_of(
     terms: tuple[BoundTerm, ...],
     student: Side,
@@ -59,13 +82,14 @@ def loss_of(
     *,
     distiller: Distiller | None = None,
     denominators: dict[str, float] | None = None,
-    progress: float = 0.5,
+    moment: Moment | None = None,
 ) -> Loss:
     distiller = distiller or Distiller(terms).double()
-    own = {b.term.name: b.term.reduction.denominator(mask) for b in terms}
-    return distiller(
-        student.captures(), teacher.captures(), labels, mask, denominators or own, progress
-    )
+    context = context_of(mask, labels, moment)
+    seen = Seen(student.captures(), (teacher.captures(),), context)
+    views = {"plain": seen, **{b.term.view: seen for b in terms}}
+    values = distiller(views, denominators or denominators_of(terms, mask))
+    return Loss(distiller.total(values, context.moment), values)
 
 
 @pytest.fixture

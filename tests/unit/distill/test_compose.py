@@ -84,7 +84,7 @@ def test_unequal_widths_are_refused_without_a_projection_and_bridged_by_one() ->
     projected = dataclasses.replace(plain, transforms=(transforms.Project(), *plain.transforms))
     resolved = bind(projected, narrow, TEACHER).transforms[0]
     assert isinstance(resolved, transforms.Project)
-    assert (resolved.source, resolved.to) == (16, 24)
+    assert resolved.to == 24
     assert pkd
 
 
@@ -131,7 +131,7 @@ def test_a_reduction_for_other_positions_is_refused() -> None:
     term = Term("odd", extract.hidden, objectives.MSE(), reduction.mean_pair, matching.Uniform())
     with pytest.raises(UsageError) as refusal:
         bind(term, STUDENT, TEACHER)
-    assert "reduces 'pair' values, these are 'tok'" in str(refusal.value)
+    assert "mean_pair does not reduce 'tok' values" in str(refusal.value)
 
 
 def test_gold_labels_ask_nothing_of_the_teacher() -> None:

@@ -11,8 +11,10 @@ import torch
 
 from toolchain.data.batching import Rows, tokenize
 from toolchain.distill.compose import compose
+from toolchain.distill.records import PLAIN, StageRun, Trained
+from toolchain.distill.teachers import TrainingModel
 from toolchain.distill.term import bind
-from toolchain.distill.trainer import StageRun, Trained, TrainingModel, train
+from toolchain.distill.trainer import train
 from toolchain.errors import StepError
 from toolchain.models.build import build_student
 from toolchain.models.checkpoint import inspect
@@ -63,7 +65,9 @@ class Lab:
         student, teacher = self.models()
         stages = compose(method, {}).stages
         terms = tuple(bind(t, student.spec, teacher.spec) for t in stages[run.name])  # type: ignore[index]
-        done = train(student, teacher, terms, self.rows, self.dev, run, work, progress or Null())
+        done = train(
+            student, [teacher], terms, PLAIN, self.rows, self.dev, run, work, progress or Null()
+        )
         return done, {k: v.clone() for k, v in student.model.state_dict().items()}
 
 
@@ -114,7 +118,9 @@ def test_two_runs_are_equal_to_the_bit(lab: Lab, tmp_path: Path) -> None:
     assert first.points == second.points
 
 
-@pytest.mark.parametrize(("method", "stage"), [("kd", "pred"), ("tinybert", "inter")])
+@pytest.mark.parametrize(
+    ("method", "stage"), [("kd", "pred"), ("tinybert", "inter"), ("taid", "pred")]
+)
 @pytest.mark.parametrize("step", [1, 5, 11])
 def test_a_run_stopped_anywhere_ends_as_if_it_had_not(
     lab: Lab, tmp_path: Path, method: str, stage: str, step: int
@@ -157,7 +163,7 @@ def test_a_checkpoint_holds_no_pickle_and_a_torn_one_is_not_trusted(
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_rows(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(StepError) as stop:
         lab.train("kd", dataclasses.replace(RUN, lr=1e30, clip=1e30), tmp_path)
-    assert "the loss is" in str(stop.value)
+    assert "is not finite at step" in str(stop.value)
     assert "kd/soft" in str(stop.value)
     assert "rows" in str(stop.value)
 

@@ -1,5 +1,6 @@
 import pytest
 
+from toolchain.metrics import METRICS
 from toolchain.report import figures
 
 
@@ -86,3 +87,14 @@ def test_dates_are_written_out_whatever_the_locale() -> None:
 
 def test_control_characters_are_taken_out() -> None:
     assert figures.printable("a\x1b[31m\nb\u202ec") == "a [31m b c"
+
+
+def test_reports_and_metrics_agree_on_which_way_is_better() -> None:
+    for name, metric in METRICS.items():
+        assert figures.higher_is_better(name) == (metric.sign > 0)
+    assert figures.higher_is_better("a metric nobody knows")
+
+
+def test_metrics_are_written_in_words() -> None:
+    assert figures.metric_name("entity_f1") == "entity F1"
+    assert not [name for name in METRICS if "_" in figures.metric_name(name)]

@@ -192,3 +192,23 @@ def test_words_and_attributes_are_escaped() -> None:
     for markup in (text(1, 2, hostile), element("g", {"class": hostile})):
         root = ET.fromstring(markup)
         assert len(list(root.iter())) == 1
+
+
+def test_the_best_evaluation_of_an_error_is_the_lowest(report: Report) -> None:
+    curve = report.curves[0]
+    values = tuple(v for v in curve.evals.metric if v is not None)
+    assert len(set(values)) > 1
+    for metric, best in (("accuracy", max(values)), ("mse", min(values))):
+        drawn = loss_curve(curve, "a", metric)
+        assert drawn is not None
+        assert f"of {len(curve.evals.metric)} evaluations {best:.4f}" in drawn.caption
+
+
+def test_the_caption_says_which_way_is_better(report: Report) -> None:
+    task = dataclasses.replace(report.task, metric="perplexity")
+    up = quality_against_latency(report)
+    down = quality_against_latency(dataclasses.replace(report, task=task))
+    assert up is not None
+    assert down is not None
+    assert up.caption.startswith("Up and to the left is better")
+    assert down.caption.startswith("Down and to the left is better")

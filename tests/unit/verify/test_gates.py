@@ -1,6 +1,7 @@
 """Every gate on both sides of its limit, and the figures it tells."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,17 @@ def test_the_metric_may_drop_by_the_limit_and_no_further(value: float, passed: b
     verdict = judge.max_drop(metric(value), metric(0.91), GATES, model="int8")
     assert verdict.passed is passed
     assert "872 rows of dev" in verdict.observed
+
+
+@pytest.mark.parametrize(
+    ("value", "passed"), [(0.3, True), (0.5, True), (0.51, True), (0.52, False), (math.nan, False)]
+)
+def test_an_error_may_rise_by_the_limit_and_no_further(value: float, passed: bool) -> None:
+    parent = Metric(name="mse", value=0.5, split="dev", rows=1500)
+    verdict = judge.max_drop(replace(parent, value=value), parent, GATES, model="int8")
+    assert verdict.passed is passed
+    assert verdict.limit == "mse at most 0.01 above fp32"
+    assert verdict.why == f"adds {'no more' if passed else 'more'} mse than allowed"
 
 
 def test_an_equal_metric_is_told_as_no_change() -> None:

@@ -128,3 +128,26 @@ def test_logits_come_back_in_the_order_of_the_batches() -> None:
 def test_nothing_to_run_is_refused() -> None:
     with pytest.raises(IntegrityError, match="no rows"):
         logits_of(FirstIds(), [])
+
+
+def test_the_decision_of_a_set_of_labels_is_the_whole_set() -> None:
+    parent = np.array([[1.0, -1.0, 2.0], [-1.0, -2.0, -3.0], [0.5, 0.5, 0.5]])
+    ours = parent * 0.5
+    ours[2, 1] = -0.01
+    parity = compare(ours, parent, against="fp32", task="multi_label")
+    assert parity.agreement == pytest.approx(2 / 3)
+    # The most likely label of every row is still the same.
+    assert compare(ours, parent, against="fp32").agreement == 1
+
+
+def test_scores_agree_within_a_tenth_of_the_parents_spread() -> None:
+    parent = np.linspace(0, 5, 101)[:, None]
+    spread = parent.std()
+    ours = parent.copy()
+    ours[:10] += 0.09 * spread
+    ours[10:30] -= 0.11 * spread
+    parity = compare(ours, parent, against="fp32", task="regress")
+    assert parity.agreement == pytest.approx(81 / 101)
+    assert parity.cosine > 0.99
+    ours[0] = np.nan
+    assert compare(ours, parent, against="fp32", task="regress").max_abs == np.inf

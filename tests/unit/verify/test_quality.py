@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from toolchain.metrics import TokenSums
 from toolchain.verify.quality import measure
 
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1])
@@ -31,3 +32,24 @@ def test_right_answers_score_one_in_every_metric(name: str) -> None:
 @pytest.mark.parametrize("teacher", [0.0, -0.1, None])
 def test_nothing_is_kept_of_a_teacher_that_knows_nothing(teacher: float | None) -> None:
     assert measure("matthews", RIGHT, LABELS, split="dev", teacher=teacher).kept is None
+
+
+def test_less_of_an_error_keeps_more_of_the_teacher() -> None:
+    labels = np.array([0.0, 1.0, 2.0, 3.0])
+    metric = measure("mse", (labels + 0.5)[:, None], labels, split="dev", teacher=0.2)
+    assert metric.value == pytest.approx(0.25)
+    assert metric.kept == pytest.approx(0.2 / 0.25)
+    assert metric.others == {"pearson": pytest.approx(1), "spearman": pytest.approx(1)}
+    perfect = measure("mse", labels[:, None], labels, split="dev", teacher=0.2)
+    assert (perfect.value, perfect.kept) == (0, None)
+
+
+def test_sets_of_labels_and_language_models_are_measured_alike() -> None:
+    gold = np.eye(4, 3, dtype=np.float32)
+    sets = measure("micro_f1", gold * 2 - 1, gold, split="dev", teacher=0.5)
+    assert (sets.value, sets.kept, sets.rows) == (1, 2, 4)
+    assert set(sets.others) == {"macro_f1", "subset_accuracy"}
+    sums = TokenSums(nll=np.array([2.0, 4.0]), right=np.array([1, 1]), tokens=np.array([2, 4]))
+    language = measure("loss", sums, None, split="dev", teacher=0.5)
+    assert (language.value, language.kept, language.rows) == (1, 0.5, 2)
+    assert set(language.others) == {"perplexity", "token_accuracy"}

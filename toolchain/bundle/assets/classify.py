@@ -4,10 +4,11 @@
     python classify.py < texts.txt
     python classify.py --json "a text"
 
-One answer per text or line, as `label <TAB> probability`, or as one JSON object with --json. A
-model of text pairs takes its two texts as two arguments, or as two columns of a line with a TAB
-between them. Input and output are UTF-8. Needs onnxruntime, tokenizers and numpy, nothing else;
-as a module it offers `Classifier`.
+One answer per text or line, as `label <TAB> probability`, or as one JSON object with --json. Where
+several labels may hold, all above one half are given, with commas between them; a model of scores
+gives the score. A model of text pairs takes its two texts as two arguments, or as two columns of a
+line with a TAB between them. Input and output are UTF-8. Needs onnxruntime, tokenizers and numpy,
+nothing else; as a module it offers `Classifier`.
 
 Exit codes: 0 done, 2 wrong usage, 4 a file of this folder is damaged.
 """
@@ -46,6 +47,7 @@ class Classifier:
         """Open bundle.json, tokenizer.json and model.onnx. Raises BundleError naming the file."""
         about = _read_json(folder / "bundle.json")
         try:
+            self.task = str(about.get("task", "classify"))
             self.labels = tuple(str(label) for label in about["labels"])
             self.texts_per_row = 2 if about["kind"] == "pair" else 1
             self._inputs = tuple(str(name) for name in about["inputs"])
@@ -55,6 +57,8 @@ class Classifier:
             provider, threads = str(runtime["provider"]), int(runtime["threads"])
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"bundle.json: missing or malformed: {error}") from error
+        if self.task not in ("classify", "multi_label", "regress"):
+            raise BundleError(f"bundle.json: unknown task {self.task!r}")
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
             raise BundleError(f"bundle.json: unknown inputs {', '.join(sorted(unknown))}")
@@ -82,9 +86,18 @@ class Classifier:
             raise BundleError(f"model.onnx: answers {logits.shape}, expected {expected}")
         return logits
 
+    def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+        """Return the score of each row (B,), of a model of scores."""
+        return self.logits(self.encode(rows)).astype(np.float64)[:, 0]
+
     def probabilities(self, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """Return the probability of each label (B, C)."""
+        """Return the probability of each label (B, C): they add up to one where one label holds.
+
+        Where several labels may hold, each has a probability of its own.
+        """
         logits = self.logits(self.encode(rows)).astype(np.float64)
+        if self.task == "multi_label":
+            return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
@@ -148,17 +161,38 @@ def _rows(texts: Sequence[str], texts_per_row: int) -> Iterator[Row]:
         yield row
 
 
-def _answer(row: Row, labels: Sequence[str], probabilities: Sequence[float], as_json: bool) -> str:
-    best = max(range(len(labels)), key=probabilities.__getitem__)
+def _answer(classifier: Classifier, row: Row, as_json: bool) -> str:
+    if classifier.task == "regress":
+        (score,) = classifier.scores([row]).tolist()
+        found: dict[str, object] = {"score": score}
+        words = f"{score:.4f}"
+    else:
+        (probabilities,) = classifier.probabilities([row]).tolist()
+        choose = _several if classifier.task == "multi_label" else _best
+        found, words = choose(classifier.labels, probabilities)
     if not as_json:
-        return f"{labels[best]}\t{probabilities[best]:.4f}"
-    answer: dict[str, object] = {"text": row[0]}
+        return words
+    texts: dict[str, object] = {"text": row[0]}
     if len(row) == 2:
-        answer["text_b"] = row[1]
-    answer["label"] = labels[best]
-    answer["probability"] = probabilities[best]
-    answer["probabilities"] = {name: probabilities[i] for i, name in enumerate(labels)}
-    return json.dumps(answer)
+        texts["text_b"] = row[1]
+    return json.dumps({**texts, **found})
+
+
+def _best(labels: Sequence[str], probabilities: Sequence[float]) -> tuple[dict[str, object], str]:
+    best = max(range(len(labels)), key=probabilities.__getitem__)
+    found: dict[str, object] = {"label": labels[best], "probability": probabilities[best]}
+    found["probabilities"] = {name: probabilities[i] for i, name in enumerate(labels)}
+    return found, f"{labels[best]}\t{probabilities[best]:.4f}"
+
+
+def _several(
+    labels: Sequence[str], probabilities: Sequence[float]
+) -> tuple[dict[str, object], str]:
+    on = [i for i, probability in enumerate(probabilities) if probability > 0.5]
+    found: dict[str, object] = {"labels": [labels[i] for i in on]}
+    found["probabilities"] = {name: probabilities[i] for i, name in enumerate(labels)}
+    names, figures = (labels[i] for i in on), (f"{probabilities[i]:.4f}" for i in on)
+    return found, f"{','.join(names)}\t{','.join(figures)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,8 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         classifier = Classifier(Path(__file__).resolve().parent)
         for row in _rows(options.texts, classifier.texts_per_row):
-            (probabilities,) = classifier.probabilities([row]).tolist()
-            answer = _answer(row, classifier.labels, probabilities, options.json)
+            answer = _answer(classifier, row, options.json)
             sys.stdout.buffer.write((answer + "\n").encode("utf-8"))
             sys.stdout.buffer.flush()
     except ValueError as error:

@@ -6,7 +6,7 @@ Three checks, each against what was recorded when the folder was made: every fil
 (manifest.json); the token ids of every row of golden.jsonl; the model's output for these rows.
 fp32 is compared figure by figure. int8 is not the same to the last bit on every CPU, so it is
 compared by the direction of its output and by its decisions, leaving out decisions that were too
-close to call where the folder was made.
+close to call where the folder was made; the scores of a regression by their distance.
 
 Exit codes: 0 PASS, 4 something differs (one sentence each).
 """
@@ -60,6 +60,7 @@ class Model(Protocol):
     """What is needed of the Classifier of classify.py."""
 
     labels: tuple[str, ...]
+    task: str
     runtime_version: str
 
     def encode(self, rows: Sequence[tuple[str, ...]]) -> Mapping[str, Array]:
@@ -71,13 +72,16 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Golden:
-    """One recorded row: texts, token ids, type ids, output, decision."""
+    """One recorded row: texts, token ids, type ids, output, decision.
+
+    The decision is a label, the labels that hold, or None for a score.
+    """
 
     texts: tuple[str, ...]
     ids: list[int]
     type_ids: list[int]
     logits: list[float]
-    label: str
+    decision: str | list[str] | None
 
     def __str__(self) -> str:
         """The beginning of the text, with everything but ASCII escaped."""
@@ -202,8 +206,9 @@ def _read_golden(path: Path) -> list[Golden]:
         if line:
             row = json.loads(line)
             texts = (row["text"], row["text_b"]) if "text_b" in row else (row["text"],)
+            decision = row.get("label", row.get("labels"))
             rows.append(
-                Golden(texts, row["input_ids"], row["token_type_ids"], row["logits"], row["label"])
+                Golden(texts, row["input_ids"], row["token_type_ids"], row["logits"], decision)
             )
     if not rows:
         raise ValueError("golden.jsonl holds no rows")
@@ -232,7 +237,7 @@ def _check_outputs(
     """Run every row and judge the outputs by the tolerances of this precision."""
     found = [model.logits(model.encode([row.texts])).tolist()[0] for row in rows]
     for index, row in enumerate(rows):
-        problem = _row_problem(row, found[index], model.labels)
+        problem = _row_problem(row, found[index], model)
         if problem:
             findings.problems.append(f"row {index + 1}, {row}: {problem}")
             return
@@ -240,15 +245,23 @@ def _check_outputs(
         _judge_exact(rows, found, float(tolerances["max_abs"]), "", findings)
         padded = _in_batches(rows, model, 8)
         _judge_exact(rows, padded, float(tolerances["max_abs"]), " in a padded batch", findings)
+    elif model.task == "regress":
+        _judge_scores(rows, found, tolerances, findings)
     else:
-        _judge_direction(rows, found, tolerances, findings)
+        _judge_direction(rows, found, tolerances, model.task, findings)
 
 
-def _row_problem(row: Golden, logits: list[float], labels: Sequence[str]) -> str:
+def _row_problem(row: Golden, logits: list[float], model: Model) -> str:
     """Return why a row cannot be compared at all, or an empty string."""
     if len(row.logits) != len(logits) or not all(map(math.isfinite, row.logits)):
         return f"golden.jsonl records an output of {row.logits}"
-    if row.label != labels[_best(row.logits)]:
+    decided = _decided(row.logits, model.task)
+    expected: str | list[str] | None = None
+    if model.task == "multi_label":
+        expected = [model.labels[i] for i in decided]
+    elif decided:
+        expected = model.labels[decided[0]]
+    if row.decision != expected:
         return "golden.jsonl records a label that is not that of its output"
     if not all(map(math.isfinite, logits)):
         return f"the output is {logits}"
@@ -287,15 +300,18 @@ def _judge_direction(
     rows: Sequence[Golden],
     found: Sequence[list[float]],
     tolerances: Mapping[str, Any],
+    task: str,
     findings: Findings,
 ) -> None:
     """Judge int8: cosines and decisions of the rows that were clear where this was made."""
-    margins = [_margin(row.logits) for row in rows]
+    margins = [_margin(row.logits, task) for row in rows]
     close = float(tolerances["close_call"]) * statistics.median(margins)
     clear = [index for index, margin in enumerate(margins) if margin >= close]
     cosines = {index: _cosine(rows[index].logits, found[index]) for index in clear}
     low = [index for index in clear if not cosines[index] >= float(tolerances["row_cosine"])]
-    changed = [i for i in range(len(rows)) if _best(rows[i].logits) != _best(found[i])]
+    changed = [
+        i for i in range(len(rows)) if _decided(rows[i].logits, task) != _decided(found[i], task)
+    ]
     mean = sum(cosines.values()) / len(cosines)
     findings.figures.update(
         mean_cosine=mean,
@@ -322,11 +338,43 @@ def _judge_direction(
             findings.problems.append(f"{len(wrong)} of {len(rows)} golden rows {what}: {first}")
 
 
-def _best(logits: Sequence[float]) -> int:
-    return max(range(len(logits)), key=logits.__getitem__)
+def _judge_scores(
+    rows: Sequence[Golden],
+    found: Sequence[list[float]],
+    tolerances: Mapping[str, Any],
+    findings: Findings,
+) -> None:
+    """Judge int8 scores: distances in standard deviations of the recorded ones."""
+    spread = statistics.pstdev(row.logits[0] for row in rows) or 1.0
+    distances = [abs(row.logits[0] - found[i][0]) / spread for i, row in enumerate(rows)]
+    worst = max(range(len(rows)), key=distances.__getitem__)
+    mean = sum(distances) / len(rows)
+    findings.figures.update(mean_distance=mean, max_distance=distances[worst])
+    if not mean <= float(tolerances["mean_distance"]):
+        findings.problems.append(
+            f"the scores differ by {mean:.3g} standard deviations on average, expected at most "
+            f"{tolerances['mean_distance']}"
+        )
+    if not distances[worst] <= float(tolerances["row_distance"]):
+        findings.problems.append(
+            f"the score of row {worst + 1}, {rows[worst]}, differs by {distances[worst]:.3g} "
+            f"standard deviations, expected at most {tolerances['row_distance']}"
+        )
 
 
-def _margin(logits: Sequence[float]) -> float:
+def _decided(logits: Sequence[float], task: str) -> list[int]:
+    """Return which labels these outputs give; none for a score."""
+    if task == "regress":
+        return []
+    if task == "multi_label":
+        return [i for i, logit in enumerate(logits) if logit > 0]
+    return [max(range(len(logits)), key=logits.__getitem__)]
+
+
+def _margin(logits: Sequence[float], task: str) -> float:
+    """Return how far the outputs are from another decision."""
+    if task == "multi_label":
+        return min(map(abs, logits))
     first, second = sorted(logits, reverse=True)[:2]
     return first - second
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from toolchain.distill import extract, matching, objectives, reduction, transforms
 from toolchain.distill.extract import Extract
-from toolchain.distill.term import Stage, Term, method
+from toolchain.distill.term import Method, Stage, Term, method
 
 __all__ = ["MiniLMv2"]
 
 
 @method("minilm_v2")
 @dataclass(frozen=True, kw_only=True)
-class MiniLMv2:
+class MiniLMv2(Method):
     """L = sum over x in {Q, K, V} of mean KL(R_x^T || R_x^S); arXiv 2012.15828, eq. 2-5.
 
     Relation heads are free of the attention heads, so any width and number of heads fits. Base-size

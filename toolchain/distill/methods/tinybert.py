@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from toolchain.distill import extract, matching, objectives, reduction, transforms
-from toolchain.distill.term import Stage, Term, method
+from toolchain.distill.term import Method, Stage, Term, method
 
 __all__ = ["TinyBERT"]
 
 
 @method("tinybert")
 @dataclass(frozen=True, kw_only=True)
-class TinyBERT:
+class TinyBERT(Method):
     """MSE of embeddings, of hidden states and of attention scores, then soft CE; arXiv 1909.10351.
 
     Equations 7-10 with all weights 1: the stage "general" on raw text from the teacher before
@@ -37,5 +37,5 @@ class TinyBERT:
 
     def _prediction(self) -> Term:
         return Term(
-            "soft", extract.logits, objectives.SoftCrossEntropy(self.tau), reduction.mean_cls
+            "soft", extract.logits, objectives.SoftCrossEntropy(self.tau), reduction.mean_logits
         )

@@ -1,6 +1,6 @@
 """BERT: post-norm encoder with a pooler on the first token."""
 
-from toolchain.models.family import Family
+from toolchain.models.family import Family, Head
 
 __all__ = ["FAMILY"]
 
@@ -8,13 +8,18 @@ FAMILY = Family(
     name="bert",
     model_types=("bert",),
     backbone="bert",
-    embeddings="embeddings",
+    tokens="embeddings.word_embeddings",
     blocks="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
-    pooler="bert.pooler.",
-    head="classifier.",
+    out="attention.output.dense",
+    ffn=("intermediate.dense", "output.dense"),
+    heads={
+        "classify": Head(("bert.pooler.", "classifier."), "classifier"),
+        "tag": Head(("classifier.",), "classifier"),
+        "mask_lm": Head(("cls.predictions.transform.",), "cls.predictions.decoder"),
+    },
     keys={
         "layers": "num_hidden_layers",
         "width": "hidden_size",
@@ -23,5 +28,11 @@ FAMILY = Family(
         "vocab": "vocab_size",
         "max_tokens": "max_position_embeddings",
         "token_types": "type_vocab_size",
+    },
+    switches={"tied": "tie_word_embeddings"},
+    expects={
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "position_embedding_type": ("absolute",),
     },
 )

@@ -13,8 +13,25 @@ from toolchain.report.report import Report
 __all__ = ["render"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-_PIPELINES = {"classify": "text-classification", "encode": "feature-extraction"}
-_CLASSES = {"classify": "AutoModelForSequenceClassification", "encode": "AutoModel"}
+# By task: what the hub calls it, and the class that loads it.
+_PIPELINES = {
+    "causal_lm": "text-generation",
+    "classify": "text-classification",
+    "encode": "feature-extraction",
+    "mask_lm": "fill-mask",
+    "multi_label": "text-classification",
+    "regress": "text-classification",
+    "tag": "token-classification",
+}
+_CLASSES = {
+    "causal_lm": "AutoModelForCausalLM",
+    "classify": "AutoModelForSequenceClassification",
+    "encode": "AutoModel",
+    "mask_lm": "AutoModelForMaskedLM",
+    "multi_label": "AutoModelForSequenceClassification",
+    "regress": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+}
 
 
 def render(report: Report) -> bytes:

@@ -1,0 +1,342 @@
+"""Train every distillation method for real and set the students beside each other.
+
+    python benchmarks/methods.py --shared ../shared [--steps 120] [--seeds 3] [--jobs 2] [--quick]
+
+Two tasks: trec6 and a slice of 6,000 rows of sst2. The teacher of sst2 is the one in `--shared`;
+that of trec6 is its encoder, fine-tuned here. Every student has the same shape and the same number
+of steps in all (a method of two stages gets half of them for each), and starts from the same
+layers unless its method says otherwise; the label-only baseline (`finetune`) too. One subprocess
+per method and task, with one thread; its result is kept, so that a stopped benchmark goes on.
+
+`--quick` runs one seed of few steps and trec6 alone: a check that everything still trains.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.bench.environment import environment
+from toolchain.data.batching import tokenize
+from toolchain.data.sources import load_task
+from toolchain.distill.evaluate import logits_of_rows
+from toolchain.distill.term import find_method, methods
+from toolchain.errors import UsageError
+from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.plan import Plan, make_plan
+from toolchain.progress import Null
+from toolchain.recipe import Columns, Recipe, load_recipe
+from toolchain.rundir import RunFolder, StepLog
+from toolchain.teaching import Teaching
+
+LAYERS, BATCH, RATE = 3, 32, 2e-4
+TASKS = ("trec6", "sst2")
+SLICE = 6000
+BASELINE = "finetune"
+# Methods that decide the student's shape themselves, or work on another one.
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "cofi": {},
+    "mobilebert": {"layers": 6, "family": "mobilebert"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One method on one task; lists hold one figure per seed. KL is mean KL(teacher || student)."""
+
+    method: str
+    task: str
+    init: str
+    metric: list[float]
+    kl_before: list[float]
+    kl: list[float]
+    samples_per_s: list[float]
+    peak_bytes: int
+    refused: str = ""
+
+
+def main() -> None:
+    """Run the whole benchmark, or one method of it as a subprocess."""
+    options = _options()
+    if options.one:
+        _one(options)
+        return
+    names = options.methods or [n for n in methods.names() if n != BASELINE]
+    seeds, steps, tasks = options.seeds, options.steps, TASKS
+    if options.quick:
+        seeds, steps, tasks = 1, 16, ("trec6",)
+    for task in tasks:
+        _prepare(options.shared, options.work, task)
+    queue = [(name, task) for task in tasks for name in (BASELINE, *names)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda item: _child(options, *item, seeds=seeds, steps=steps), queue))
+    results = [_read(options.work, name, task) for name, task in queue]
+    _write(options.out, [r for r in results if r], seeds=seeds, steps=steps)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and models/")
+    parser.add_argument("--work", type=Path, default=Path("methods-work"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/methods"))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--methods", nargs="*", help="these only")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _recipe(teacher: Path, data: Path, method: str, seed: int, **more: Any) -> Recipe:
+    return load_recipe(
+        None,
+        {
+            "teacher": str(teacher),
+            "data": {"path": str(data), "max_tokens": 64},
+            "student": SHAPES.get(method, {"layers": LAYERS}),
+            "method": method,
+            "seed": seed,
+            "threads": 1,
+            "baseline": False,
+            # Steps are set by max_steps alone.
+            "train": {"epochs": 1000.0, "batch_size": BATCH, "lr": RATE, "evals": 1},
+            **more,
+        },
+        [],
+    )
+
+
+def _prepare(shared: Path, work: Path, task: str) -> None:
+    """Make the task's data, its teacher and a second, smaller teacher, once."""
+    data, source = work / task / "data", shared / "data" / task
+    if not data.is_dir():
+        data.mkdir(parents=True)
+        for split in ("train", "dev"):
+            with (source / f"{split}.tsv").open(encoding="utf-8") as file:
+                rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+            if task == "sst2" and split == "train":
+                chosen = np.random.default_rng(0).permutation(len(rows) - 1)[:SLICE]
+                rows = [rows[0], *(rows[1 + i] for i in sorted(chosen))]
+            lines = ("\t".join(row) + "\n" for row in rows)
+            (data / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
+        (data / "labels.txt").write_text((source / "labels.txt").read_text())
+    given = shared / "models" / "minilm-l6-sst2"
+    if task == "sst2":
+        _link(given, work / task / "teacher")
+    else:
+        _finetuned(given, data, work / task / "teacher", layers=6, steps=600)
+    _finetuned(work / task / "teacher", data, work / task / "second", layers=4, steps=300)
+
+
+def _link(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.symlink_to(source.resolve(), target_is_directory=True)
+
+
+def _finetuned(start: Path, data: Path, target: Path, *, layers: int, steps: int) -> None:
+    """Fine-tune the first layers of a model on the task's labels, once; its head is made anew."""
+    if target.exists():
+        return
+    start = _headless(start, target.with_name(f"{target.name}-encoder"), layers)
+    recipe = _recipe(
+        start, data, BASELINE, 0, max_steps=steps, student={"layers": layers},
+        finetune={"lr": 1e-4, "epochs": 1000.0},
+    )  # fmt: skip
+    place = RunFolder(target.with_name(f"{target.name}-run"))
+    teaching = Teaching(make_plan(recipe, target), StepLog(place, Null()))
+    teaching.finetune()
+    _link(teaching.teacher.folder, target)
+
+
+def _headless(start: Path, target: Path, layers: int) -> Path:
+    """Save the encoder of a classifier with its first layers alone."""
+    if not target.is_dir():
+        model = load_classifier(start)
+        encoder = model.base_model
+        encoder.encoder.layer = encoder.encoder.layer[:layers]
+        encoder.config.num_hidden_layers = layers
+        encoder.save_pretrained(target)
+        load_tokenizer(start).save_pretrained(target)
+    return target
+
+
+def _child(options: argparse.Namespace, method: str, task: str, *, seeds: int, steps: int) -> None:
+    if _read(options.work, method, task):
+        return
+    command = [
+        sys.executable, __file__, "--one", method, "--task", task,
+        "--shared", str(options.shared), "--work", str(options.work),
+        "--seeds", str(seeds), "--steps", str(steps),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    found = _read(options.work, method, task)
+    if found is None:
+        print(f"{task:6} {method:16} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+    else:
+        metric = f"{statistics.mean(found.metric):.4f}" if found.metric else found.refused
+        print(f"{task:6} {method:16} {metric}", flush=True)
+
+
+def _file(work: Path, method: str, task: str) -> Path:
+    return work / task / "results" / f"{method}.json"
+
+
+def _read(work: Path, method: str, task: str) -> Result | None:
+    path = _file(work, method, task)
+    return Result(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def _one(options: argparse.Namespace) -> None:
+    """Train one method on one task with every seed and keep its result."""
+    method, task, work = options.one, options.task, options.work
+    figures: dict[str, list[float]] = {"metric": [], "kl_before": [], "kl": [], "rate": []}
+    init, refused = "", ""
+    for seed in range(options.seeds):
+        try:
+            plan = _plan(work / task, method, seed, options.steps)
+        except UsageError as error:
+            refused = str(error)
+            break
+        init = plan.init
+        for name, value in _trained(plan, work / task, method, seed).items():
+            figures[name].append(value)
+    result = Result(
+        method=method,
+        task=task,
+        init=init,
+        metric=figures["metric"],
+        kl_before=figures["kl_before"],
+        kl=figures["kl"],
+        samples_per_s=figures["rate"],
+        peak_bytes=_peak_bytes(),
+        refused=refused,
+    )
+    path = _file(work, method, task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(result)))
+
+
+def _peak_bytes() -> int:
+    # Not ru_maxrss: that of a child starts at its parent's.
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def _plan(folder: Path, method: str, seed: int, steps: int) -> Plan:
+    """Return the plan in which all stages together have `steps` steps."""
+    more: dict[str, Any] = {}
+    if find_method(method).needs_teachers > 1:
+        more["teachers"] = [str(folder / "second")]
+    if find_method(method).needs_assistants:
+        more["assistants"] = [{"layers": LAYERS + 1}]
+    output = folder / "runs" / f"{method}-{seed}"
+    recipe = _recipe(folder / "teacher", folder / "data", method, seed, max_steps=1, **more)
+    stages = len(make_plan(recipe, output).stages)
+    each = recipe.model_copy(update={"max_steps": max(1, steps // stages)})
+    return make_plan(each, output)
+
+
+def _trained(plan: Plan, folder: Path, method: str, seed: int) -> dict[str, float]:
+    log = StepLog(RunFolder(folder / "runs" / f"{method}-{seed}"), Null())
+    teaching = Teaching(plan, log)
+    teaching.assist()
+    teaching.design()
+    teaching.distill()
+    artifact = log.done["distilled"].artifact
+    stages = artifact.facts["stages"]
+    seconds = sum(s["steps"] * s["batch_size"] / s["samples_per_s"] for s in stages)
+    samples = sum(s["steps"] * s["batch_size"] for s in stages)
+    teacher, labels = _dev(folder, folder / "teacher", keep=True)
+    student, _ = _dev(folder, artifact.root)
+    start, _ = _dev(folder, teaching.start)
+    return {
+        "metric": float((student.argmax(-1) == labels).mean()),
+        "kl_before": _kl(teacher, start),
+        "kl": _kl(teacher, student),
+        "rate": samples / seconds,
+    }
+
+
+def _dev(
+    folder: Path, model: Path, *, keep: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return a model's logits (R, C) on dev and the labels (R,); the teacher's are kept."""
+    task = load_task(str(folder / "data"), columns=Columns(), teacher_labels=None)
+    labels = np.asarray(task.dev.labels, dtype=np.int64)
+    cache = folder / "teacher-dev.npy"
+    if keep and cache.is_file():
+        return np.load(cache), labels
+    rows = tokenize(load_tokenizer(model), task.dev.texts, None, task.dev.labels, max_tokens=64)
+    logits = logits_of_rows(load_classifier(model), rows).astype(np.float64)
+    if keep:
+        np.save(cache, logits)
+    return logits, labels
+
+
+def _kl(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
+    log_t, log_s = (_log_softmax(z) for z in (teacher, student))
+    return float((np.exp(log_t) * (log_t - log_s)).sum(-1).mean())
+
+
+def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = z - z.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> None:
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": environment(),
+        "student_layers": LAYERS,
+        "steps": steps,
+        "seeds": seeds,
+        "batch_size": BATCH,
+        "lr": RATE,
+        "results": [asdict(r) for r in results],
+    }
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = [
+        "# Every method, trained for real",
+        "",
+        f"`{record['command']}`: {steps} steps in all, batch {BATCH}, lr {RATE:g}, {seeds} seeds,",
+        f"student of {LAYERS} layers; dev accuracy is mean (lowest to highest). KL is that of",
+        "the teacher's predictions from the student's on dev, before and after. Samples/s and peak",
+        "memory are of one process with one thread, two of them side by side.",
+    ]
+    for task in dict.fromkeys(r.task for r in results):
+        found = {r.method: r for r in results if r.task == task}
+        lines += ["", f"## {task}", "", *_table(found)]
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _table(found: Mapping[str, Result]) -> list[str]:
+    lines = ["| method | start | dev accuracy | KL before | KL after | samples/s | peak |"]
+    lines.append("|" + "---|" * 7)
+    ran = [r for r in found.values() if r.metric]
+    for r in sorted(ran, key=lambda r: -statistics.mean(r.metric)):
+        name = f"**{r.method}** (labels only)" if r.method == BASELINE else f"`{r.method}`"
+        low, high = min(r.metric), max(r.metric)
+        lines.append(
+            f"| {name} | {r.init} | {statistics.mean(r.metric):.4f} ({low:.4f} to {high:.4f}) "
+            f"| {statistics.mean(r.kl_before):.3f} | {statistics.mean(r.kl):.3f} "
+            f"| {statistics.median(r.samples_per_s):.0f} | {r.peak_bytes / 2**20:.0f} MiB |"
+        )
+    refused = [f"- `{r.method}`: {r.refused}" for r in found.values() if r.refused]
+    return [*lines, *(["", "Not on this task:", "", *refused] if refused else [])]
+
+
+if __name__ == "__main__":
+    main()

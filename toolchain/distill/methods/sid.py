@@ -1,0 +1,54 @@
+"""SID: attention and first-token states, layer after layer from below (Aguilar et al. 2020)."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from toolchain.distill import extract, matching, objectives, reduction, schedules, transforms
+from toolchain.distill.methods.kd import KD
+from toolchain.distill.term import Method, Term, method
+
+__all__ = ["SID"]
+
+
+@method("sid")
+@dataclass(frozen=True, kw_only=True)
+class SID(Method):
+    """L_l = mean over heads and queries of KL(P^T || P^S) + 1 - cos of the first tokens, then KD.
+
+    arXiv 1910.03723. Layers are unlocked one after another in equal parts of the run until
+    `unlocked`: "stacked" keeps earlier layers in the sum, "progressive" drops them. Only then the
+    predictions count, with tau and alpha of ours. The paper also moves on at a threshold of the
+    cosine; here the steps alone decide. Numbers of heads must be equal; widths too, unless
+    `project` takes the student's states to the teacher's width.
+    """
+
+    how: Literal["stacked", "progressive"] = "stacked"
+    unlocked: float = 0.5
+    tau: float = 1.0
+    alpha: float = 0.5
+    project: bool = False
+
+    def terms(self) -> tuple[Term, ...]:
+        """Return the two internal terms and those of KD."""
+        schedule = schedules.Unlock(self.how, ends=self.unlocked)
+        every, project = matching.Uniform(), (transforms.Project(),) if self.project else ()
+        attention = Term(
+            "attention",
+            extract.attn_scores,
+            objectives.KL(),
+            reduction.mean_query,
+            match=every,
+            schedule=schedule,
+        )
+        cls = Term(
+            "cls",
+            extract.hidden,
+            objectives.Cos(),
+            reduction.mean_cls,
+            match=every,
+            transforms=(transforms.Pool("cls"), *project),
+            schedule=schedule,
+        )
+        after = schedules.Gate(opens=self.unlocked)
+        predictions = KD(tau=self.tau, alpha=self.alpha).terms()
+        return (attention, cls, *(replace(term, schedule=after) for term in predictions))

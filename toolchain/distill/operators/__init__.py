@@ -1,0 +1,17 @@
+"""What changes a batch or makes further views of it: one file per data operator."""
+
+from toolchain.distill.operators.adv_embed import AdvEmbed
+from toolchain.distill.operators.interchange import Interchange
+from toolchain.distill.operators.operator import Operator, Passes, View
+from toolchain.distill.operators.student_generate import StudentGenerate
+from toolchain.distill.operators.teacher_generate import TeacherGenerate
+
+__all__ = [
+    "AdvEmbed",
+    "Interchange",
+    "Operator",
+    "Passes",
+    "StudentGenerate",
+    "TeacherGenerate",
+    "View",
+]

@@ -1,0 +1,31 @@
+"""The optimiser of a stage: which parameters decay, and which belong to a surgery."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+__all__ = ["optimizer_of"]
+
+
+def optimizer_of(
+    modules: Mapping[str, nn.Module], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return AdamW over everything that learns.
+
+    Each group says whether it is of the "surgery", which may have a learning rate of its own.
+    """
+    groups = []
+    for surgery in (False, True):
+        found = [
+            parameter
+            for name, module in modules.items()
+            for parameter in module.parameters()
+            if parameter.requires_grad and (name == "surgery") == surgery
+        ]
+        # Norms and biases are not pulled towards zero.
+        for decay, few in ((weight_decay, False), (0.0, True)):
+            chosen = [p for p in found if (p.ndim < 2) == few]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "surgery": surgery})
+    return torch.optim.AdamW(groups, lr=lr, fused=True)

@@ -1,0 +1,164 @@
+"""One step's forward passes: student and teachers on the batch, and the views operators make."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from toolchain.data.batching import Batch
+from toolchain.data.masking import IGNORED
+from toolchain.distill.capture import Captures, Recorder
+from toolchain.distill.context import Context, Moment
+from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.extract import Request
+from toolchain.distill.generation import prompts_of, sampled, with_answers
+from toolchain.distill.operators import Operator, View
+from toolchain.distill.operators.operator import Patches
+from toolchain.distill.positions import positions_of
+from toolchain.distill.teachers import Teacher
+from toolchain.models.vocabulary import Vocabulary
+from toolchain.spec import LANGUAGE, ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+__all__ = ["StepPasses"]
+
+
+class StepPasses:
+    """Runs the models of a stage; operators ask it for further passes.
+
+    `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
+    a student with a `vocabulary` of its own reads its own ids for them.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        recorder: Recorder,
+        spec: ModelSpec,
+        teachers: Sequence[Teacher],
+        distiller: Distiller,
+        operators: Sequence[Operator],
+        clock: "Callable[[str], AbstractContextManager[None]]",
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        self._model, self._recorder, self._spec = model, recorder, spec
+        self._teachers, self._distiller = tuple(teachers), distiller
+        self._operators, self._clock = tuple(operators), clock
+        self._moment = Moment()
+        self._ids: tuple[Tensor, Tensor] | None = None
+        if vocabulary:
+            own_V = torch.from_numpy(vocabulary.new_of_old)
+            self._ids = (own_V, torch.from_numpy(vocabulary.kept))
+
+    @property
+    def student_spec(self) -> ModelSpec:
+        """The student's shape."""
+        return self._spec
+
+    @property
+    def teacher_specs(self) -> tuple[ModelSpec, ...]:
+        """The teachers' shapes."""
+        return tuple(teacher.spec for teacher in self._teachers)
+
+    def student(self, batch: Batch, patches: Patches) -> Captures:
+        """Run the student, with gradient."""
+        rows = positions_of(self._spec.task, batch.labels)
+        inputs = {**batch.inputs, "input_ids": self._own_ids(batch.inputs["input_ids"])}
+        with self._clock("student"), self._recorder.patched(patches):
+            return self._recorder.take(rows.rows(self._model(**inputs).logits), rows.rows)
+
+    def again(self, batch: Batch) -> Tensor:
+        """Return the student's logits (P, C) in evaluation mode, as it stands now."""
+        self._model.eval()
+        with torch.no_grad():
+            after = self.student(batch, {}).tensor(Request("logits"))
+        self._model.train()
+        return after
+
+    def teacher(self, index: int, batch: Batch, patches: Patches) -> Captures:
+        """Run one teacher, without gradient."""
+        with self._clock("teacher"):
+            return self._teachers[index].captures(batch, patches)
+
+    def loss(self, plain: View, reader: str) -> Tensor:
+        """Return the loss of the terms that read the view `reader`, taken on the plain pass.
+
+        It is the mean over this micro-batch alone.
+        """
+        known = self._seen(plain)
+        counts = self.denominators({reader: known})
+        values = self._distiller({"plain": known, reader: known}, counts)
+        return self._distiller.total(values, self._moment)
+
+    def generate(self, batch: Batch, *, tau: float, seed: int) -> Batch:
+        """Return the batch with answers sampled from the student, no row longer than the longest.
+
+        Rows that ask for no answer stay as they are.
+        """
+        asked = (batch.labels != IGNORED).any(-1).tolist()
+        prompts = prompts_of(batch)
+        chosen = [self._own_ids(ids) for ids, wanted in zip(prompts, asked, strict=True) if wanted]
+        if not chosen:
+            return batch
+        width = batch.labels.shape[1]
+        lengths = [len(prompt) for prompt in chosen]
+        # Prompts are padded to the longest, and positions are counted from there.
+        room = min(width - min(lengths), self._spec.max_tokens - max(lengths))
+        with self._clock("generation"):
+            made = iter(sampled(self._model, chosen, tau=tau, seed=seed, max_new=room))
+        answers = [
+            self._teacher_ids(next(made))[: width - len(ids)] if wanted else ids[:0]
+            for ids, wanted in zip(prompts, asked, strict=True)
+        ]
+        return with_answers(batch, prompts, answers)
+
+    def prepared(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the batch the step trains on."""
+        for operator in self._operators:
+            batch = operator.prepare(batch, self, moment)
+        return batch
+
+    def seen(self, batch: Batch, moment: Moment) -> dict[str, Seen]:
+        """Run everything the step needs: the plain view first, then those of operators."""
+        self._moment = moment
+        known = tuple(self.teacher(i, batch, {}) for i in range(len(self._teachers)))
+        plain = View(batch, self.student(batch, {}), known)
+        views: dict[str, View | None] = {"plain": plain}
+        read = {bound.term.view for bound in self._distiller.terms}
+        for operator in self._operators:
+            # A method may need its view in one stage and not in another.
+            if operator.key in read:
+                views[operator.key] = operator.view(plain, self, moment)
+        return {name: self._seen(view) for name, view in views.items() if view is not None}
+
+    def denominators(self, seen: Mapping[str, Seen]) -> dict[str, float]:
+        """Return each term's number of positions in this micro-batch."""
+        return {
+            bound.name: bound.term.reduction.denominator(seen[bound.term.view].context)
+            for bound in self._distiller.terms
+            if bound.term.view in seen
+        }
+
+    def _seen(self, view: View) -> Seen:
+        rows = positions_of(self._spec.task, view.batch.labels)
+        language = self._spec.task in LANGUAGE
+        context = Context(
+            mask_BN=view.batch.mask_BN,
+            labels_P=self._own_ids(rows.labels_P) if language else rows.labels_P,
+            sample_P=rows.sample_P,
+            moment=self._moment,
+            causal=self._spec.causal,
+            kept_K=None if self._ids is None else self._ids[1].to(rows.labels_P.device),
+        )
+        return Seen(view.student, view.teachers, context)
+
+    def _own_ids(self, ids: Tensor) -> Tensor:
+        return ids if self._ids is None else self._ids[0].to(ids.device)[ids]
+
+    def _teacher_ids(self, ids: Tensor) -> Tensor:
+        return ids if self._ids is None else self._ids[1].to(ids.device)[ids]

@@ -1,0 +1,53 @@
+"""Which logits a task supervises, as rows: the one place that knows what tasks look like.
+
+A classifier has one row of logits per sequence. Every class of a multi-label task is a row of two
+outcomes (0, z), whose softmax is the sigmoid of z, so that every objective works on it unchanged.
+Tagging and language models have one row per supervised token. A regression has rows of one score.
+
+Shape letters: B batch, N tokens, C classes or outcomes, P rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolchain.data.masking import IGNORED
+from toolchain.spec import Task
+
+__all__ = ["Positions", "positions_of"]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The supervised positions of one batch: labels (P,), the sequence of each row (P,) or None."""
+
+    task: Task
+    labels_P: Tensor
+    sample_P: Tensor | None
+    _token_P: Tensor | None = None
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """Return the logits of the supervised positions, (P, C)."""
+        if self.task == "multi_label":
+            z_P = logits.flatten()
+            return torch.stack([torch.zeros_like(z_P), z_P], dim=-1)
+        if self.sample_P is None or self._token_P is None:
+            return logits
+        return logits[self.sample_P, self._token_P]
+
+
+def positions_of(task: Task, labels: Tensor) -> Positions:
+    """Return the supervised positions of a batch with these labels.
+
+    `labels` are class ids (B,), zeros and ones (B, C) for multi-label, scores (B,) for regression,
+    ids (B, N) with -100 where a token is not supervised for tagging and language models. A language
+    model's labels already stand at the position that predicts them.
+    """
+    if task == "multi_label":
+        samples = torch.arange(labels.shape[0], device=labels.device)
+        return Positions(task, labels.flatten().long(), samples.repeat_interleave(labels.shape[1]))
+    if labels.ndim == 1:
+        return Positions(task, labels, None)
+    sample_P, token_P = (labels != IGNORED).nonzero(as_tuple=True)
+    return Positions(task, labels[sample_P, token_P], sample_P, token_P)

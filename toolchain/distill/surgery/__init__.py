@@ -1,0 +1,8 @@
+"""What changes a student's modules while it trains: one file per kind of surgery."""
+
+from toolchain.distill.surgery.l0_masks import L0Masks
+from toolchain.distill.surgery.multi_head import MultiHead
+from toolchain.distill.surgery.replace_modules import ReplaceModules
+from toolchain.distill.surgery.surgery import Operation, Surgery
+
+__all__ = ["L0Masks", "MultiHead", "Operation", "ReplaceModules", "Surgery"]

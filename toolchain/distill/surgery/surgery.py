@@ -1,0 +1,64 @@
+"""Surgery: the student's modules are changed for the time of training, and healed at its end."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from toolchain.distill.context import Moment
+from toolchain.distill.stages import Stage
+from toolchain.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from toolchain.distill.teachers import TrainingModel
+
+__all__ = ["Operation", "Surgery"]
+
+
+class Operation(Protocol):
+    """A surgery under way on one student. Inherit from it: what is not needed has a default."""
+
+    @property
+    def module(self) -> "Module | None":
+        """What it learns beside the student's own weights; saved and trained with the run."""
+        return None
+
+    def rate(self, moment: Moment) -> float | None:  # noqa: ARG002
+        """Return the learning rate of what it learns; None is the run's."""
+        return None
+
+    def before_step(self, moment: Moment) -> None:
+        """Set the student up for one step."""
+
+    def penalty(self, moment: Moment) -> "Tensor | None":  # noqa: ARG002
+        """Return a loss of its own, or None."""
+        return None
+
+    def heal(self) -> None:
+        """Leave an ordinary model that computes what the student computes in evaluation mode.
+
+        A model of another shape has it in `model.config`.
+        """
+
+
+class Surgery:
+    """A kind of surgery with its settings. Base of all; a frozen dataclass.
+
+    `hides` are kinds of the student's knowledge that cannot be read during it. `one_teacher` says
+    that it cannot work with several. With `reshapes` the student's shape is an outcome: a baseline
+    undergoes it too, so that both end equally small.
+    """
+
+    key: ClassVar[str] = ""
+    stages: ClassVar[tuple[Stage, ...]] = ("pred",)
+    hides: ClassVar[frozenset[str]] = frozenset()
+    one_teacher: ClassVar[bool] = False
+    reshapes: ClassVar[bool] = False
+
+    def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
+        """Raise Unfit when these models cannot be operated on."""
+
+    def begin(self, student: "TrainingModel", teachers: "Sequence[TrainingModel]") -> Operation:
+        """Operate on the student, in place. Student and teachers are on the run's device."""
+        raise NotImplementedError

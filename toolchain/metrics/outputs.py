@@ -1,0 +1,62 @@
+"""What a model answered to many rows, in the form that metrics read: never (R, N, V) logits.
+
+Sentence tasks give an array of logits (R, C). Tagging gives `TagLogits`, the logits of labelled
+words alone; language models give `TokenSums`, which are summed up while the rows stream by.
+
+Shape letters: R rows, C classes, P labelled words of all rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import StepError
+
+__all__ = ["Floats", "Labels", "Outputs", "TagLogits", "TokenSums", "checked"]
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.integer] | NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagLogits:
+    """Logits (P, C) of the labelled words; row i has the words starts[i] to starts[i + 1].
+
+    `names` are the tags by id. Gold ids of C or more stand for tags that the model does not know:
+    no prediction equals them.
+    """
+
+    logits: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.starts) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSums:
+    """Per row, over its supervised tokens: summed -log p, how many were right, how many there are.
+
+    Each (R,). `nll` is in nats.
+    """
+
+    nll: NDArray[np.float64]
+    right: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.tokens)
+
+
+Outputs = Floats | TagLogits | TokenSums
+
+
+def checked(logits: Floats) -> Floats:
+    """Return the logits. Raises StepError for logits that are not finite: they decide nothing."""
+    if not np.isfinite(logits).all():
+        raise StepError("the model's logits are not all finite, so they decide nothing")
+    return logits

@@ -1,0 +1,55 @@
+"""Whether two model folders cut text into the same tokens. Read without importing transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import UsageError
+
+__all__ = ["same_tokenizer"]
+
+# What depends on how a tokenizer was last called, not on how it cuts text.
+_PASSING = ("truncation", "padding", "version")
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Return whether the tokenizers of two folders are the same.
+
+    tokenizer.json says everything; where only vocab.txt is there, vocabulary and lower-casing are
+    compared. Raises UsageError for a file that cannot be read.
+    """
+    files = [folder / "tokenizer.json" for folder in (one, other)]
+    if all(file.is_file() for file in files):
+        first, second = (_read(file) for file in files)
+        return first == second
+    return _vocabulary(one) == _vocabulary(other) and _lower(one) == _lower(other)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: not a tokenizer")
+    return {key: value for key, value in content.items() if key not in _PASSING}
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    if (folder / "tokenizer.json").is_file():
+        model = _read(folder / "tokenizer.json").get("model", {})
+        vocab = model.get("vocab", {})
+        # Unigram models list pairs of token and score.
+        return (
+            dict(vocab) if isinstance(vocab, dict) else {str(v[0]): i for i, v in enumerate(vocab)}
+        )
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    return {token: number for number, token in enumerate(lines)}
+
+
+def _lower(folder: Path) -> bool:
+    if (folder / "tokenizer.json").is_file():
+        normalizer = _read(folder / "tokenizer.json").get("normalizer") or {}
+        return bool(normalizer.get("lowercase", False))
+    settings = folder / "tokenizer_config.json"
+    return bool(_read(settings).get("do_lower_case", True)) if settings.is_file() else True

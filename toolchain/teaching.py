@@ -1,0 +1,286 @@
+"""Everything of a run that trains: teachers, assistants, the student, the baseline beside it.
+
+Each model is a step of the run's folder, done once and found again by its key.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifact import MANIFEST, Artifact, drafting
+from toolchain.data.sources import TaskData
+from toolchain.distill.operators import TeacherGenerate
+from toolchain.layermap import LayerMap
+from toolchain.models.family import Family
+from toolchain.models.initialise import Init
+from toolchain.plan import Plan, StagePlan
+from toolchain.rundir import Done, StepLog
+from toolchain.spec import ModelSpec
+from toolchain.steps.design import design
+from toolchain.steps.generate import generate, with_generated
+from toolchain.steps.together import finetune_together, member
+from toolchain.steps.training import TeacherSource, TrainingSetup, train_stages
+
+__all__ = ["Lying", "Teaching"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lying:
+    """A model of the run: where it lies now, and what it was before its head came (`bare`)."""
+
+    folder: Path
+    digest: str
+    family: Family
+    spec: ModelSpec
+    bare: Path
+
+    def source(self, *, raw: bool) -> TeacherSource:
+        """Return it as a teacher; a stage on raw text reads what it was before fine-tuning."""
+        folder = self.bare if raw else self.folder
+        return TeacherSource(folder=folder, family=self.family, spec=self.spec)
+
+    @staticmethod
+    def of(done: Done, family: Family, spec: ModelSpec) -> "Lying":
+        """Return the model a step wrote."""
+        root = done.artifact.root
+        return Lying(folder=root, digest=done.artifact.digest, family=family, spec=spec, bare=root)
+
+
+class Teaching:
+    """The training steps of one run, in the order of their methods. Stage commands call one."""
+
+    def __init__(self, plan: Plan, log: StepLog, *, tensorboard: Path | None = None) -> None:
+        self.plan, self.log, self.tensorboard = plan, log, tensorboard
+        checkpoints = (plan.teacher, *(other.checkpoint for other in plan.others))
+        self.teachers = [
+            Lying(folder=c.root, digest=c.digest, family=c.family, spec=spec, bare=c.root)
+            for c, spec in zip(checkpoints, plan.teacher_specs, strict=True)
+        ]
+        self.assistants: list[Lying] = []
+        self.start, self.start_digest = plan.teacher.root, ""
+        if plan.start:
+            self.start, self.start_digest = plan.start.root, plan.start.digest
+
+    @property
+    def teacher(self) -> Lying:
+        """The first teacher."""
+        return self.teachers[0]
+
+    def finetune(self) -> None:
+        """Give bare encoders their heads; nothing to do for teachers that have one."""
+        plan = self.plan
+        if plan.together and plan.finetune:
+            self._finetune_together(plan.finetune)
+            return
+        stages = (plan.finetune, *(other.finetune for other in plan.others))
+        for number, (stage, encoder) in enumerate(zip(stages, self.teachers, strict=True), 1):
+            if stage:
+                done = self._training(
+                    "teacher" if number == 1 else f"teacher-{number}",
+                    encoder.folder,
+                    {"encoder": encoder.digest},
+                    (stage,),
+                    encoder.spec,
+                    labels=dict(enumerate(plan.task.labels)),
+                )
+                self._fine_tuned(number, done.artifact.root, done.artifact.digest)
+
+    def _finetune_together(self, stage: StagePlan) -> None:
+        plan, encoders = self.plan, list(self.teachers)
+        labels = dict(enumerate(plan.task.labels))
+        done = self.log.step(
+            "teachers",
+            {
+                **{f"encoder-{n}": e.digest for n, e in enumerate(encoders, 1)},
+                "data": plan.task.digest,
+            },
+            self._config((stage,), labels),
+            lambda draft, work: finetune_together(
+                draft,
+                encoders=[encoder.source(raw=False) for encoder in encoders],
+                labels=labels,
+                stage=stage,
+                task=plan.task,
+                setup=self._setup("teachers"),
+                work=work,
+                progress=self.log.progress,
+            ),
+        )
+        for number in range(1, len(encoders) + 1):
+            self._fine_tuned(number, *member(done.artifact, number))
+
+    def _fine_tuned(self, number: int, folder: Path, digest: str) -> None:
+        encoder = self.teachers[number - 1]
+        self.teachers[number - 1] = replace(encoder, folder=folder, digest=digest)
+
+    def assist(self) -> None:
+        """Make and train every assistant, each taught as the student will be."""
+        plan = self.plan
+        for number, assistant in enumerate(plan.assistants, 1):
+            name = f"assistant-{number}"
+            made = self._designed(
+                f"{name}-start",
+                assistant.source,
+                assistant.spec,
+                assistant.init,
+                assistant.copied,
+            )
+            done = self._training(
+                name,
+                made.artifact.root,
+                {"student": made.artifact.digest, **self._guide_digests()},
+                assistant.stages,
+                assistant.spec,
+            )
+            self.assistants.append(Lying.of(done, plan.teacher.family, assistant.spec))
+
+    def design(self) -> None:
+        """Make the untrained student; nothing to do for one that was given."""
+        plan = self.plan
+        if plan.start:
+            return
+        made = self._designed("student", plan.source, plan.student, plan.init, plan.copied)
+        self.start, self.start_digest = made.artifact.root, made.artifact.digest
+
+    def _designed(
+        self, name: str, source: int, spec: ModelSpec, init: Init, copied: LayerMap
+    ) -> Done:
+        plan = self.plan
+        parent = (self.teacher, *self.assistants)[source]
+        inputs, config = {"teacher": parent.digest}, {"shape": str(spec), "init": init}
+        texts: tuple[str, ...] = ()
+        if spec.vocab < parent.spec.vocab:
+            # Which tokens are kept is decided on all text the student is to learn from.
+            inputs |= {"data": plan.task.digest, "raw": plan.raw_digest}
+            config["vocab"] = str(spec.vocab)
+            texts = (*plan.task.train.texts, *(plan.task.train.texts_b or ()), *plan.raw)
+        return self.log.step(
+            name,
+            inputs,
+            {**config, "seed": plan.recipe.seed},
+            lambda draft, _: design(
+                draft,
+                teacher=parent.folder,
+                family=parent.family,
+                spec=spec,
+                init=init,
+                copied=copied,
+                seed=plan.recipe.seed,
+                texts=texts,
+            ),
+        )
+
+    def distill(self) -> None:
+        """Train the student against its guides."""
+        plan = self.plan
+        inputs = {"student": self.start_digest, **self._guide_digests()}
+        self._training("distilled", self.start, inputs, plan.stages, plan.student)
+
+    def _material(self, stages: Sequence[StagePlan], work: Path) -> TaskData:
+        """Return what stages train on: the data, or a teacher's answers to its prompts.
+
+        The answers lie in the working folder of the step, and are written once.
+        """
+        plan = self.plan
+        operators = (operator for stage in stages for operator in stage.parts.operators)
+        writing = next((op for op in operators if isinstance(op, TeacherGenerate)), None)
+        if writing is None:
+            return plan.task
+        folder = work / "answers"
+        if not (folder / MANIFEST).is_file():
+            with drafting(folder, {}) as draft:
+                generate(
+                    draft,
+                    teacher=self._guides()[0].folder,
+                    task=plan.task,
+                    settings=writing,
+                    max_tokens=plan.max_tokens,
+                    batch_size=stages[0].batch_size,
+                    threads=plan.train_threads,
+                    work=work / "shards",
+                    progress=self.log.progress,
+                )
+        return with_generated(plan.task, Artifact.open(folder))
+
+    def baseline(self) -> None:
+        """Train the same student from the same start on labels alone, unless not wanted."""
+        plan = self.plan
+        if plan.baseline:
+            inputs = {"student": self.start_digest}
+            self._training("baseline", self.start, inputs, (plan.baseline,), plan.student)
+
+    def trained(self) -> dict[str, Mapping[str, Any]]:
+        """Return the facts of every step that trained, by its name; the student's is "distill"."""
+        return {
+            "distill" if done.name == "distilled" else done.name: done.artifact.facts
+            for done in self.log.steps
+            if "stages" in done.artifact.facts
+        }
+
+    def _guides(self) -> list[Lying]:
+        """Return who teaches the next model, in the order the plan bound its terms to them."""
+        if self.plan.all_guides:
+            return [*self.teachers, *self.assistants]
+        return self.assistants[-1:] or self.teachers
+
+    def _guide_digests(self) -> dict[str, str]:
+        names = ("teacher", *(f"teacher-{n}" for n in range(2, len(self._guides()) + 1)))
+        return {name: g.digest for name, g in zip(names, self._guides(), strict=True)}
+
+    def _setup(self, name: str) -> TrainingSetup:
+        return TrainingSetup.of(self.plan, self.tensorboard and self.tensorboard / name)
+
+    def _config(
+        self, stages: Sequence[StagePlan], labels: Mapping[int, str] | None
+    ) -> dict[str, object]:
+        plan = self.plan
+        settings = plan.recipe.train.model_dump(exclude={"checkpoint_seconds", "tensorboard"})
+        return {
+            "stages": [stage.as_json() for stage in stages],
+            "train": settings,
+            "labels": list(plan.task.labels) if labels else [],
+            "seed": plan.recipe.seed,
+            "bf16": plan.bf16,
+            "threads": plan.train_threads,
+            "max_tokens": plan.max_tokens,
+            "metric": plan.recipe.metric,
+            "pack": plan.recipe.data.pack,
+        }
+
+    def _training(
+        self,
+        name: str,
+        start: Path,
+        inputs: Mapping[str, str],
+        stages: Sequence[StagePlan],
+        spec: ModelSpec,
+        labels: Mapping[int, str] | None = None,
+    ) -> Done:
+        plan = self.plan
+        data = {"data": plan.task.digest}
+        if any(stage.raw for stage in stages):
+            data["raw"] = plan.raw_digest
+        teachers = {
+            stage.name: tuple(guide.source(raw=stage.raw) for guide in self._guides())
+            for stage in stages
+        }
+        return self.log.step(
+            name,
+            {**inputs, **data},
+            self._config(stages, labels),
+            lambda draft, work: train_stages(
+                draft,
+                start=start,
+                labels=labels,
+                head=dict(enumerate(plan.task.labels)),
+                spec=spec,
+                teachers=teachers,
+                stages=stages,
+                task=self._material(stages, work),
+                raw=plan.raw,
+                setup=self._setup(name),
+                work=work,
+                progress=self.log.progress,
+            ),
+        )
