@@ -255,3 +255,17 @@ def test_combining_with_kd_is_commutative(name: str, mask: Tensor, labels: Tenso
             [loss_of(t, student, teacher, mask, labels).total.item() for t in stages.values()]
         )
     assert values[0] == values[1]
+
+
+def test_a_forward_pass_in_bf16_changes_the_loss_by_two_percent_at_most(
+    terms, mask: Tensor, labels: Tensor
+) -> None:
+    student, teacher = sides()
+    rounded = [
+        Side(side.spec, {r: t.bfloat16().double() for r, t in side.tensors.items()})
+        for side in (student, teacher)
+    ]
+    distiller = Distiller(terms).double()
+    exact = loss_of(terms, student, teacher, mask, labels, distiller=distiller).total
+    near = loss_of(terms, *rounded, mask, labels, distiller=distiller).total
+    torch.testing.assert_close(near, exact, rtol=2e-2, atol=1e-6)
