@@ -13,6 +13,7 @@ per method and task, with one thread; its result is kept, so that a stopped benc
 
 import argparse
 import csv
+import gzip
 import json
 import shlex
 import statistics
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +126,7 @@ def _prepare(shared: Path, work: Path, task: str) -> None:
     if not data.is_dir():
         data.mkdir(parents=True)
         for split in ("train", "dev"):
-            with (source / f"{split}.tsv").open(encoding="utf-8") as file:
+            with _opened(source / f"{split}.tsv") as file:
                 rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
             if task == "sst2" and split == "train":
                 chosen = np.random.default_rng(0).permutation(len(rows) - 1)[:SLICE]
@@ -139,6 +140,13 @@ def _prepare(shared: Path, work: Path, task: str) -> None:
     else:
         _finetuned(given, data, work / task / "teacher", layers=6, steps=600)
     _finetuned(work / task / "teacher", data, work / task / "second", layers=4, steps=300)
+
+
+def _opened(path: Path) -> IO[str]:
+    packed = path.with_name(f"{path.name}.gz")
+    return (
+        path.open(encoding="utf-8") if path.is_file() else gzip.open(packed, "rt", encoding="utf-8")
+    )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,8 +9,8 @@ import inspect
 import re
 from dataclasses import dataclass
 
-from toolchain.distill.memory import loss_bytes
 from toolchain.distill.extract import KNOWLEDGE
+from toolchain.distill.memory import loss_bytes
 from toolchain.distill.reduction import REDUCTIONS
 from toolchain.distill.shapes import Unfit
 from toolchain.distill.term import STAGES, Method, bind, find_method, methods
@@ -121,10 +121,12 @@ def markdown_table() -> str:
 
 def axes_table() -> str:
     """Return the table of the parts recipes may name, for the user guide."""
-    rows = [("knowledge", sorted(KNOWLEDGE)), ("reduction", sorted(REDUCTIONS))]
-    rows[1:1] = [(axis, list(parts_of(axis))) for axis in AXES]
+    rows: dict[str, list[str]] = {"knowledge": sorted(KNOWLEDGE)}
+    rows |= {axis: list(parts_of(axis)) for axis in AXES}
+    rows["reduction"] = sorted(REDUCTIONS)
     lines = ["| axis | names |", "|---|---|"]
-    lines += [f"| {axis} | {', '.join(f'`{name}`' for name in names)} |" for axis, names in rows]
+    for axis, names in rows.items():
+        lines.append(f"| {axis} | {', '.join(f'`{name}`' for name in names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,9 @@ from tests.unit.distill.conftest import (
     loss_of,
     make_side,
 )
-from toolchain.data.batching import Rows, tokenize
+from tests.unit.distill.lab import RUN as SHORT
+from tests.unit.distill.lab import Killed, StopAt, rows_of
+from toolchain.data.batching import Rows
 from toolchain.distill import objectives, transforms
 from toolchain.distill.compose import compose
 from toolchain.distill.context import Context, Moment
@@ -31,7 +33,7 @@ from toolchain.distill.trainer import train
 from toolchain.errors import UsageError
 from toolchain.models.build import build_student
 from toolchain.models.checkpoint import inspect
-from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.models.loading import load_classifier
 from toolchain.progress import Null
 
 g = torch.Generator().manual_seed(11)
@@ -469,36 +471,9 @@ def test_a_bend_below_zero_is_refused() -> None:
 
 # --- on real models ---------------------------------------------------------------------------
 
-RUN = StageRun(
-    name="pred",
-    steps=40,
-    batch_size=16,
-    lr=2e-3,
-    warmup=0.1,
-    weight_decay=0.0,
-    clip=1.0,
-    evals=1,
-    keep_best=False,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
-    checkpoint_seconds=1e9,
+RUN = dataclasses.replace(
+    SHORT, steps=40, lr=2e-3, weight_decay=0.0, evals=1, keep_best=False, checkpoint_seconds=1e9
 )
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Null):
-    """Raises in the middle of a run, as late as possible in its step."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
-        if done == self.at:
-            raise Killed
 
 
 @dataclasses.dataclass
@@ -532,12 +507,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(teacher_folder: Path, task_folder: Path) -> Lab:
-    names = (task_folder / "labels.txt").read_text().split()
-    lines = (task_folder / "train.tsv").read_text().splitlines()[1:]
-    texts, labels = zip(*(line.split("\t") for line in lines), strict=True)
-    ids = [names.index(label) for label in labels]
-    tokenizer = load_tokenizer(teacher_folder)
-    return Lab(teacher_folder, tokenize(tokenizer, texts, None, ids, max_tokens=64))
+    return Lab(teacher_folder, rows_of(teacher_folder, task_folder, "train"))
 
 
 LEARNERS = [

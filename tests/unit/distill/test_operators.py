@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
+from tests.unit.distill.lab import Killed, StopAt
 from toolchain.data.batching import Batch, Rows
 from toolchain.distill import extract, objectives, reduction
 from toolchain.distill.capture import Recorder
@@ -212,19 +213,6 @@ def test_diito_weighs_its_four_terms_alike_in_both_stages() -> None:
 
 
 # --- in the loop
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Null):
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
-        if done == self.at:
-            raise Killed
 
 
 RUN = StageRun(

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.conftest import make_teacher
+from tests.unit.distill.lab import RUN as SHORT
+from tests.unit.distill.lab import Killed, StopAt, rows_of
 from toolchain.data.batching import Rows, collate
-from toolchain.data.tokenizing import tokenize
 from toolchain.distill.compose import compose
 from toolchain.distill.evaluate import logits_of_rows
-from toolchain.distill.records import Parts, StageRun, Trained
+from toolchain.distill.records import Parts, Trained
 from toolchain.distill.surgery import MultiHead
 from toolchain.distill.surgery.mean_heads import MeanHeads
 from toolchain.distill.surgery.multi_head import folded
@@ -21,40 +22,11 @@ from toolchain.distill.term import bind
 from toolchain.distill.trainer import train
 from toolchain.models.build import build_student
 from toolchain.models.checkpoint import inspect
-from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.models.loading import load_classifier
 from toolchain.progress import Null
 from toolchain.spec import ModelSpec
 
-RUN = StageRun(
-    name="pred",
-    steps=10,
-    batch_size=16,
-    lr=2e-3,
-    warmup=0.1,
-    weight_decay=0.01,
-    clip=1.0,
-    evals=2,
-    keep_best=True,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
-    checkpoint_seconds=0.0,
-)
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Null):
-    """Raises in the middle of a run, as late as possible in its step."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
-        if done == self.at:
-            raise Killed
+RUN = dataclasses.replace(SHORT, steps=10, lr=2e-3, evals=2)
 
 
 @dataclasses.dataclass
@@ -103,15 +75,8 @@ class Lab:
 def lab(teacher_folder: Path, task_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Two teachers of different depth."""
     deeper = make_teacher(tmp_path_factory.mktemp("deeper"), head=True, seed=1, num_hidden_layers=5)
-    tokenizer = load_tokenizer(teacher_folder)
-    labels = (task_folder / "labels.txt").read_text().split()
-
-    def split(name: str) -> Rows:
-        lines = (task_folder / f"{name}.tsv").read_text().splitlines()[1:]
-        texts, names = zip(*(line.split("\t") for line in lines), strict=True)
-        return tokenize(tokenizer, texts, None, [labels.index(n) for n in names], max_tokens=64)
-
-    return Lab((teacher_folder, deeper), split("train"), split("dev"))
+    train, dev = (rows_of(teacher_folder, task_folder, name) for name in ("train", "dev"))
+    return Lab((teacher_folder, deeper), train, dev)
 
 
 def weights(model: TrainingModel) -> dict[str, torch.Tensor]:

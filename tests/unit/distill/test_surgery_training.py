@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.unit.distill.lab import RUN, Killed, StopAt
 from toolchain.data.batching import Rows
 from toolchain.data.sources import load_task
 from toolchain.data.tokenizing import tokenize_split
@@ -23,37 +24,7 @@ from toolchain.models.loading import load_model, load_tokenizer, save_model
 from toolchain.progress import Null
 from toolchain.recipe import Columns
 
-RUN = StageRun(
-    name="pred",
-    steps=12,
-    batch_size=16,
-    lr=1e-3,
-    warmup=0.1,
-    weight_decay=0.01,
-    clip=1.0,
-    evals=3,
-    keep_best=True,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
-    checkpoint_seconds=0.0,
-)
 Options = Mapping[str, object]
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Null):
-    """Raises in the middle of a run, as late as possible in its step."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
-        if done == self.at:
-            raise Killed
 
 
 @dataclasses.dataclass

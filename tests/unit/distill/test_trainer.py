@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from toolchain.data.batching import Rows, tokenize
+from tests.unit.distill.lab import RUN, Killed, StopAt, rows_of
+from toolchain.data.batching import Rows
 from toolchain.distill.compose import compose
 from toolchain.distill.records import PLAIN, StageRun, Trained
 from toolchain.distill.teachers import TrainingModel
@@ -18,25 +19,9 @@ from toolchain.distill.trainer import train
 from toolchain.errors import StepError
 from toolchain.models.build import build_student
 from toolchain.models.checkpoint import inspect
-from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.models.loading import load_classifier
 from toolchain.progress import Null
 from toolchain.spec import ModelSpec
-
-RUN = StageRun(
-    name="pred",
-    steps=12,
-    batch_size=16,
-    lr=1e-3,
-    warmup=0.1,
-    weight_decay=0.01,
-    clip=1.0,
-    evals=3,
-    keep_best=True,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
-    checkpoint_seconds=0.0,
-)
 
 
 @dataclasses.dataclass
@@ -73,30 +58,8 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(teacher_folder: Path, task_folder: Path) -> Lab:
-    tokenizer = load_tokenizer(teacher_folder)
-    labels = (task_folder / "labels.txt").read_text().split()
-
-    def split(name: str) -> Rows:
-        lines = (task_folder / f"{name}.tsv").read_text().splitlines()[1:]
-        texts, names = zip(*(line.split("\t") for line in lines), strict=True)
-        return tokenize(tokenizer, texts, None, [labels.index(n) for n in names], max_tokens=64)
-
-    return Lab(teacher_folder, split("train"), split("dev"))
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Null):
-    """Raises in the middle of a run, as late as possible in its step."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
-        if done == self.at:
-            raise Killed
+    train, dev = (rows_of(teacher_folder, task_folder, name) for name in ("train", "dev"))
+    return Lab(teacher_folder, train, dev)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -19,11 +19,12 @@ __all__ = ["Gram"]
 class Gram(Fixed):
     """Inner products along one axis, so that everything else may differ in size.
 
-    "token" gives maps (B, 1, N, N) divided by the width (NST, arXiv 1707.01219), one per head after
-    `split_heads`; "feature" a matrix (F, F) per sequence divided by its real tokens, flattened (FSP, CVPR 2017); "sample" (B, B) between pooled
-    sequences (SP, arXiv 1907.09682, with `l2norm` behind it); "layer" a matrix (L, L) per
-    token divided by the width, flattened. On stacked layers "token" and "feature" multiply each
-    layer with the next one; FSP is defined between two layers.
+    "token" gives maps (B, 1, N, N) divided by the width (NST, arXiv 1707.01219), one per head
+    after `split_heads`; "feature" a matrix (F, F) per sequence divided by its real tokens,
+    flattened (FSP, CVPR 2017); "sample" (B, B) between pooled sequences (SP, arXiv 1907.09682,
+    with `l2norm` behind it); "layer" a matrix (L, L) per token divided by the width, flattened.
+    On stacked layers "token" and "feature" multiply each layer with the next one; FSP is defined
+    between two layers.
     """
 
     key: ClassVar[str] = "gram"
