@@ -1,11 +1,11 @@
-"""The optimiser of a stage: which parameters decay, and which belong to a surgery."""
+"""The optimiser of a stage: which parameters decay, which belong to a surgery, how far it goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-__all__ = ["optimizer_of"]
+__all__ = ["clip", "optimizer_of"]
 
 
 def optimizer_of(
@@ -29,3 +29,15 @@ def optimizer_of(
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "surgery": surgery})
     return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def clip(parameters: Sequence[nn.Parameter], norm: float) -> None:
+    """Shorten the gradient of all parameters together to `norm`, where it is longer.
+
+    As torch's clip_grad_norm_, but a gradient that is short enough is not written again: with a
+    table of embeddings that is most of what clipping costs.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
+    if bool(total > norm):
+        nn.utils.clip_grads_with_norm_(parameters, norm, total)

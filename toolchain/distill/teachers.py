@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from toolchain.data.batching import Batch
 from toolchain.distill.capture import Captures, Recorder
@@ -58,6 +59,8 @@ class OnlineTeacher:
         torch.nn.Module.to(teacher.model, device)
         self.spec = teacher.spec
         self._model = teacher.model.eval().requires_grad_(False)
+        if bf16:
+            _cast_once(self._model)
         self._recorder = Recorder(self._model, teacher.family, teacher.spec, requests)
         self._recorder.__enter__()
         self._device = device
@@ -73,3 +76,15 @@ class OnlineTeacher:
     def close(self) -> None:
         """Remove the hooks."""
         self._recorder.__exit__(None, None, None)
+
+
+def _cast_once(model: torch.nn.Module) -> None:
+    """Keep the matrices of linear layers in bf16, as autocast would cast them in every pass.
+
+    The results are the same to the bit; a matrix that is also a table of embeddings stays as it is.
+    """
+    tables = {m.weight.data_ptr() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module.weight.data_ptr() not in tables:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.bfloat16()

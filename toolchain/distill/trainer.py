@@ -28,7 +28,7 @@ from toolchain.distill.context import Moment
 from toolchain.distill.distiller import Distiller, Seen
 from toolchain.distill.evaluate import evaluate
 from toolchain.distill.extract import Request
-from toolchain.distill.optimizer import optimizer_of
+from toolchain.distill.optimizer import clip, optimizer_of
 from toolchain.distill.passes import StepPasses
 from toolchain.distill.records import Parts, StageRun, Trained
 from toolchain.distill.shares import gradient_shares, warning
@@ -235,7 +235,7 @@ class _Loop:
             self._sum_gradients([p for group in groups for p in group["params"]])
             # What has a rate of its own has gradients of a size of its own.
             clipped = [g["params"] for g in groups if own is None or not g["surgery"]]
-            accelerator.clip_grad_norm_([p for params in clipped for p in params], run.clip)
+            clip([p for params in clipped for p in params], run.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         raw |= self._learned_from(seen["plain"], batch)
@@ -261,7 +261,7 @@ class _Loop:
                 self.accelerator.backward(lesson.loss_P.sum() / summed["rows"])
                 parameters = list(self.distiller.parameters())
                 self._sum_gradients(parameters)
-                self.accelerator.clip_grad_norm_(parameters, self.run.clip)
+                clip(parameters, self.run.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             reward = summed["reward"] / summed["rows"]
