@@ -74,6 +74,14 @@ EXCEPTIONS = sorted({*NOT_SEPARABLE, *NOT_DUPLICABLE, *NOT_ZERO, *STUDENT_RESTS,
 # Their operator brings answers that nobody labelled, so terms on gold labels are refused.
 UNLABELLED = ("distillm", "gkd_onpolicy")
 
+GKD = """kd pd pkd distilbert theseus tinybert sid mobilebert minilm minilm_v2 alp_kd lrc_bert
+annealing_kd ckd universal_kd diito continuation_kd rail_kd mgskd
+tmkd mt_bert rl_kd uncertainty takd dgkd"""
+"""The 25 methods of GKD (arXiv 2306.06629): 19 with one teacher, 6 with several."""
+
+LATER = """glmd dkd logit_std dist rkl gjs gkd_onpolicy skl srkl distillm akl taid seqkd topk_kd uld rkd
+cka nst fsp sp bert_emd ted cofi"""
+
 CASES = [(name, stage) for name in methods.names() for stage in compose(name, {}).stages]
 
 
@@ -81,6 +89,11 @@ CASES = [(name, stage) for name in methods.names() for stage in compose(name, {}
 def terms(request: pytest.FixtureRequest):
     name, stage = request.param
     return bound_terms(name, TEACHER if name in EQUAL_DEPTH else STUDENT)[stage]
+
+
+def test_all_of_gkd_and_what_came_later_is_there() -> None:
+    assert len(GKD.split()) == 25
+    assert {*GKD.split(), *LATER.split()} <= set(methods.names())
 
 
 def sides(rows: int = 3, tokens: int = 7, *, grad: bool = False) -> tuple[Side, Side]:

@@ -54,5 +54,14 @@ def _explain(name: str) -> str:
         f"requires  {', '.join(about.requirements) or 'nothing'}\n"
         f"source    {about.citation}\nterms\n{terms}\n"
         f"memory of the loss, {LOSS_SHAPE} (estimated)\n{_memory(name)}\n\n"
-        f"example   toolchain compress --teacher DIR --data DIR --layers 3 --method {name}"
+        f"example   toolchain compress --teacher DIR --data DIR{_more(name)} --method {name}"
     )
+
+
+def _more(name: str) -> str:
+    """Return what the method cannot do without, as words of a command."""
+    cls = find_method(name)
+    words = "" if cls.init == "teacher_copy" else " --layers 3"
+    if cls.needs_teachers > 1:
+        words += " 'teachers=[DIR]'"
+    return words + " 'assistants=[{layers: 5}]'" * bool(cls.needs_assistants)

@@ -304,6 +304,7 @@ class _Loop:
         parameters = [p for p in self.student.model.parameters() if p.requires_grad]
         shares = gradient_shares(terms, parameters)
         self.state.gradient_shares.append({"step": self.state.step, **shares})
+        self.progress.event("gradient_shares", run=self.run.name, step=self.state.step, **shares)
         sentence = warning([_without_step(s) for s in self.state.gradient_shares])
         if sentence and not self.told:
             self.told = True
