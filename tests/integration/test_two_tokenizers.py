@@ -119,6 +119,27 @@ def test_a_teachers_predictions_alone_teach_a_student_that_reads_other_tokens(
     assert np.mean(right) == pytest.approx(facts["stages"][-1]["best_metric"], abs=0.011)
 
 
+def test_the_whole_road_judges_and_times_every_model_in_its_own_tokens(
+    trained: Path, student: Path, task_folder: Path, tmp_path: Path
+) -> None:
+    words = ["--teacher", str(trained), "--student", str(student), "--data", str(task_folder)]
+    quick = ["benchmark.min_runs=20", "benchmark.min_seconds=0.02", "benchmark.rounds=2",
+             "benchmark.tokens=[16, 100]", "gates.agreement=0", "gates.cosine=0",
+             "gates.max_drop=1", "--max-steps", "4", "--method", "kd", "threads=1"]  # fmt: skip
+    out = tmp_path / "out"
+    assert main(["compress", *words, "-o", str(out), "--json", *quick]) == 0
+    report = json.loads((out / "report" / "report.json").read_text())
+    facts = Artifact.open(trained).facts
+    teacher = next(m for m in report["models"] if m["name"] == "teacher")
+    best = facts["stages"][-1]["best_metric"]
+    assert teacher["metric"]["value"] == pytest.approx(best, abs=0.011)
+    # 100 tokens are more than the teacher's 64 positions: no length that only some can take.
+    assert {entry["tokens"] for entry in teacher["latency"]} == {"task", 16}
+    own = load_tokenizer(student)("turn the oven off")["input_ids"]
+    assert load_tokenizer(out)("turn the oven off")["input_ids"] == own
+    assert (out / "bundles" / "host" / "golden.jsonl").is_file()
+
+
 @pytest.mark.parametrize("method", ["uld", "kd+rkd+rail_kd"])
 def test_whatever_compares_whole_texts_goes_the_same_road(
     method: str, teacher_folder: Path, student: Path, task_folder: Path, tmp_path: Path

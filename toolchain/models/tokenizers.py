@@ -58,6 +58,8 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         return (
             dict(vocab) if isinstance(vocab, dict) else {str(v[0]): i for i, v in enumerate(vocab)}
         )
+    if not (folder / "vocab.txt").is_file():
+        raise UsageError(f"{folder}: no tokenizer.json or vocab.txt", "add the model's tokenizer")
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     return {token: number for number, token in enumerate(lines)}
 
