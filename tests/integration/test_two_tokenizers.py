@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
@@ -48,15 +49,18 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_student(
-    folder: Path, *, seed: int = 5, kind: type = BertForSequenceClassification
+    folder: Path,
+    *,
+    seed: int = 5,
+    kind: type = BertForSequenceClassification,
+    labels: dict[int, str] | None = None,
 ) -> Path:
     """Write an untrained classifier of 2 x 24 with 128 positions and a tokenizer of its own."""
-    labels = sorted(WORDS)
+    names = labels or dict(enumerate(sorted(WORDS)))
     config = BertConfig(
         vocab_size=write_tokenizer(folder), hidden_size=24, num_hidden_layers=2,
         num_attention_heads=4, intermediate_size=48, max_position_embeddings=128,
-        initializer_range=0.1, id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
+        initializer_range=0.1, id2label=names, label2id={n: i for i, n in names.items()},
     )  # fmt: skip
     torch.manual_seed(seed)
     kind(config).save_pretrained(folder)
@@ -294,6 +298,55 @@ def test_a_student_without_a_head_is_refused(
     bare = write_student(tmp_path / "bare", kind=BertForMaskedLM)
     said = refused(capsys, teacher_folder, bare, task_folder, "--method", "kd")
     assert "0 classes, the teacher's task is classify with 3" in said
+
+
+def test_a_student_that_names_its_outputs_in_another_order_is_refused(
+    teacher_folder: Path, task_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = dict(enumerate(sorted(WORDS, reverse=True)))
+    other = write_student(tmp_path / "other", labels=names)
+    said = refused(capsys, teacher_folder, other, task_folder, "--method", "kd")
+    assert "its outputs are music, light, heat, those of the task heat, light, music" in said
+
+
+def test_raw_text_is_read_by_each_model_in_its_own_tokens(
+    teacher_folder: Path, student: Path, task_folder: Path, raw: Path, tmp_path: Path
+) -> None:
+    pooled = (
+        'terms=[{"knowledge": "hidden", "transform": [{"pool": {"how": "mean"}}, "project"], '
+        '"objective": "mse", "match": "last", "stage": "general"}]'
+    )
+    facts = distil(
+        teacher_folder, student, task_folder, tmp_path / "out", "--method", "kd", pooled,
+        f"data.raw={raw}", "--max-steps", "12", "train.lr=5e-3",
+    )  # fmt: skip
+    general, pred = facts["stages"]
+    assert (general["stage"], pred["stage"]) == ("general", "pred")
+    first, *_, last = (point["loss"] for point in general["points"])
+    assert last < first
+
+
+def test_tags_are_matched_by_sorted_predictions_word_by_word(
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, kind = tmp_path / "tags", {w: name for name, ws in WORDS.items() for w in ws}
+    data.mkdir()
+    rows = [text.split() for text, _ in sentences(80, seed=8)]
+    for name, part in (("train", rows[:60]), ("dev", rows[60:])):
+        tagged = [{"tokens": words, "tags": [kind.get(w, "O") for w in words]} for words in part]
+        lines = "".join(json.dumps(row) + "\n" for row in tagged)
+        (data / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tags = dict(enumerate(["O", *sorted(WORDS)]))
+    student = write_student(tmp_path / "tagger", kind=BertForTokenClassification, labels=tags)
+    teacher = tmp_path / "teacher"
+    words = ["finetune", "--teacher", str(encoder_folder), "--data", str(data), "threads=1"]
+    assert main([*words, "-o", str(teacher), "--max-steps", "4"]) == 0
+    out = tmp_path / "out"
+    facts = distil(teacher, student, data, out, "--method", "uld", "--max-steps", "3")
+    assert all(math.isfinite(p["parts"]["uld/sorted"]) for p in facts["stages"][0]["points"])
+    said = refused(capsys, teacher, student, data, "--method", "kd")
+    assert "term 'kd/soft': it compares token by token" in said
+    assert "seqkd" not in said
 
 
 # Decoders

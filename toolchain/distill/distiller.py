@@ -109,7 +109,8 @@ class Distiller(nn.Module):
                     continue
                 rows = self._rows(bound, seen[bound.term.view])
                 if weights_KP is not None and bound.requests("teacher"):
-                    rows = self._weighed(bound, rows, weights_KP, plain)
+                    apart = plain.apart.get(bound.teacher)
+                    rows = self._weighed(bound, rows, weights_KP, plain.context, apart)
                 values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
         return values
 
@@ -276,12 +277,18 @@ class Distiller(nn.Module):
             return None
         return self.aggregation.weights(_said(plain), self._module("aggregation")).detach()
 
-    def _weighed(self, bound: BoundTerm, rows: Tensor, weights_KP: Tensor, plain: Seen) -> Tensor:
+    def _weighed(
+        self,
+        bound: BoundTerm,
+        rows: Tensor,
+        weights_KP: Tensor,
+        context: Context,
+        apart: Apart | None = None,
+    ) -> Tensor:
         if bound.term.every_teacher:
             return rows
-        own_P, context = weights_KP[bound.teacher], plain.context
+        own_P = weights_KP[bound.teacher]
         if bound.term.reduction.over == "logits" or context.sample_P is None:
-            apart = plain.apart.get(bound.teacher)
             return rows * (own_P[apart.rows.student_A] if apart and apart.rows else own_P)
         # Token-level weights become their mean over each sequence.
         samples = rows.shape[0]

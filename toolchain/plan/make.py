@@ -18,7 +18,13 @@ from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
-from toolchain.plan.student import default_method, initialisation, resolved, student_spec
+from toolchain.plan.student import (
+    check_names,
+    default_method,
+    initialisation,
+    resolved,
+    student_spec,
+)
 from toolchain.plan.task import for_task
 from toolchain.plan.teachers import check_alike, further_teachers, trained_together
 from toolchain.plan.tokenizers import one_text_per_row, with_tokenizers
@@ -63,6 +69,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     if recipe.student.vocab is not None:
         check_shareable(teacher.root)
     student = student_spec(recipe, start, teacher_spec, composition, reasons)
+    if start:
+        check_names(start, task)
     recipe = one_text_per_row(recipe, task, student, teachers, reasons)
     if composition is None:
         composition = default_method(student, teacher_spec, reasons)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from toolchain.data.sources import TaskData
 from toolchain.distill.compose import Composition, compose
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
@@ -12,7 +13,7 @@ from toolchain.plan.thin import thin_spec
 from toolchain.recipe import Recipe, StudentShape
 from toolchain.spec import LANGUAGE, SEQUENCE, ModelSpec
 
-__all__ = ["default_method", "initialisation", "resolved", "student_spec"]
+__all__ = ["check_names", "default_method", "initialisation", "resolved", "student_spec"]
 
 
 def student_spec(
@@ -77,6 +78,22 @@ def _given(start: Checkpoint, teacher: ModelSpec) -> ModelSpec:
             "give a student with a head for the task (toolchain design makes one)",
         )
     return replace(start.spec, task=teacher.task)
+
+
+def check_names(start: Checkpoint, task: TaskData) -> None:
+    """Raise UsageError for a student made elsewhere that calls its outputs otherwise than the task.
+
+    Numbers, as in LABEL_0, are no names.
+    """
+    own = list(start.labels.values())
+    if not task.named or own in ([], [f"LABEL_{i}" for i in range(len(own))]):
+        return
+    if [name.casefold() for name in own] != [name.casefold() for name in task.labels]:
+        raise UsageError(
+            f"student {start.source}: its outputs are {', '.join(own)}, those of the task "
+            f"{', '.join(task.labels)}",
+            "give a student with the same labels in the same order",
+        )
 
 
 def _with_fewer_tokens(
