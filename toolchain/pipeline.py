@@ -143,6 +143,7 @@ class Run:
             path=self.teaching.teacher.folder,
             digest=file_sha256(self.teaching.teacher.folder / "model.safetensors"),
             parameters=plan.teacher_spec.params(),
+            max_tokens=plan.limit(plan.teacher_spec.tokenizer),
         )
         student = Variant(
             name="student",

@@ -68,7 +68,8 @@ class ModelSpec:
     """Shape of one model. Widths are in features, `max_tokens` in positions.
 
     Left at 0, `kv_heads` becomes `heads` (fewer means grouped queries), `head_width` becomes
-    width / heads and `embedding_width` becomes `width`.
+    width / heads and `embedding_width` becomes `width`. `tokenizer` names what cuts its texts:
+    models with the same name read the same tokens.
     """
 
     family: str
@@ -86,6 +87,7 @@ class ModelSpec:
     embedding_width: int = 0
     causal: bool = False
     rotary: bool = False
+    tokenizer: str = ""
     parts: Parts = Parts()
 
     def __post_init__(self) -> None:

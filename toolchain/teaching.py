@@ -35,10 +35,14 @@ class Lying:
     spec: ModelSpec
     bare: Path
 
-    def source(self, *, raw: bool) -> TeacherSource:
+    def source(self, plan: Plan, *, raw: bool) -> TeacherSource:
         """Return it as a teacher; a stage on raw text reads what it was before fine-tuning."""
-        folder = self.bare if raw else self.folder
-        return TeacherSource(folder=folder, family=self.family, spec=self.spec)
+        return TeacherSource(
+            folder=self.bare if raw else self.folder,
+            family=self.family,
+            spec=self.spec,
+            max_tokens=plan.limit(self.spec.tokenizer),
+        )
 
     @staticmethod
     def of(done: Done, family: Family, spec: ModelSpec) -> "Lying":
@@ -95,14 +99,14 @@ class Teaching:
                 **{f"encoder-{n}": e.digest for n, e in enumerate(encoders, 1)},
                 "data": plan.task.digest,
             },
-            self._config((stage,), labels),
+            self._config((stage,), encoders[0].spec, labels),
             lambda draft, work: finetune_together(
                 draft,
-                encoders=[encoder.source(raw=False) for encoder in encoders],
+                encoders=[encoder.source(plan, raw=False) for encoder in encoders],
                 labels=labels,
                 stage=stage,
                 task=plan.task,
-                setup=self._setup("teachers"),
+                setup=self._setup("teachers", encoders[0].spec),
                 work=work,
                 progress=self.log.progress,
             ),
@@ -195,7 +199,7 @@ class Teaching:
                     teacher=self._guides()[0].folder,
                     task=plan.task,
                     settings=writing,
-                    max_tokens=plan.max_tokens,
+                    max_tokens=plan.limit(self._guides()[0].spec.tokenizer),
                     batch_size=stages[0].batch_size,
                     threads=plan.train_threads,
                     work=work / "shards",
@@ -228,13 +232,20 @@ class Teaching:
         names = ("teacher", *(f"teacher-{n}" for n in range(2, len(self._guides()) + 1)))
         return {name: g.digest for name, g in zip(names, self._guides(), strict=True)}
 
-    def _setup(self, name: str) -> TrainingSetup:
-        return TrainingSetup.of(self.plan, self.tensorboard and self.tensorboard / name)
+    def _setup(self, name: str, spec: ModelSpec) -> TrainingSetup:
+        board = self.tensorboard and self.tensorboard / name
+        return TrainingSetup.of(self.plan, spec.tokenizer, board)
 
     def _config(
-        self, stages: Sequence[StagePlan], labels: Mapping[int, str] | None
+        self, stages: Sequence[StagePlan], spec: ModelSpec, labels: Mapping[int, str] | None
     ) -> dict[str, object]:
         plan = self.plan
+        # Teachers with other tokenizers read rows of their own, of another length.
+        others = {
+            str(number): plan.limit(guide.spec.tokenizer)
+            for number, guide in enumerate(self._guides(), 1)
+            if guide.spec.tokenizer != spec.tokenizer and any(s.needs_teacher for s in stages)
+        }
         settings = plan.recipe.train.model_dump(exclude={"checkpoint_seconds", "tensorboard"})
         return {
             "stages": [stage.as_json() for stage in stages],
@@ -243,7 +254,8 @@ class Teaching:
             "seed": plan.recipe.seed,
             "bf16": plan.bf16,
             "threads": plan.train_threads,
-            "max_tokens": plan.max_tokens,
+            "max_tokens": plan.limit(spec.tokenizer),
+            **({"teachers_max_tokens": others} if others else {}),
             "metric": plan.recipe.metric,
             "pack": plan.recipe.data.pack,
         }
@@ -262,13 +274,13 @@ class Teaching:
         if any(stage.raw for stage in stages):
             data["raw"] = plan.raw_digest
         teachers = {
-            stage.name: tuple(guide.source(raw=stage.raw) for guide in self._guides())
+            stage.name: tuple(guide.source(plan, raw=stage.raw) for guide in self._guides())
             for stage in stages
         }
         return self.log.step(
             name,
             {**inputs, **data},
-            self._config(stages, labels),
+            self._config(stages, spec, labels),
             lambda draft, work: train_stages(
                 draft,
                 start=start,
@@ -279,7 +291,7 @@ class Teaching:
                 stages=stages,
                 task=self._material(stages, work),
                 raw=plan.raw,
-                setup=self._setup(name),
+                setup=self._setup(name, spec),
                 work=work,
                 progress=self.log.progress,
             ),

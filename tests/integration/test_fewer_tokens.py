@@ -12,7 +12,7 @@ from tests.conftest import sentences
 from toolchain.__main__ import main
 from toolchain.artifact import Artifact
 from toolchain.models.loading import load_tokenizer
-from toolchain.steps.tokens import read_vocabulary
+from toolchain.models.vocabulary import read_vocabulary
 
 QUICK = ["--layers", "2", "--max-steps", "4", "--json", "threads=1", "benchmark.min_runs=20",
          "benchmark.min_seconds=0.02", "benchmark.rounds=2", "benchmark.tokens=[]",

@@ -119,13 +119,13 @@ def test_a_requirement_that_is_not_met_is_refused_with_a_way_out(
     assert not out.exists()
 
 
-def test_teachers_of_two_vocabularies_are_refused_naming_both(
+def test_teachers_of_two_vocabularies_are_refused_by_terms_on_tokens_naming_both(
     teacher_folder: Path, other_vocabulary: Path, task_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     said = refused(
         ["--teacher", str(teacher_folder), "--data", str(task_folder), "-o", str(tmp_path / "o"),
-         "--layers", "2", "--method", "uncertainty", f'teachers=["{other_vocabulary}"]'],
+         "--layers", "2", "--method", "tinybert", f'teachers=["{other_vocabulary}"]'],
         capsys,
     )  # fmt: skip
     assert str(teacher_folder) in said

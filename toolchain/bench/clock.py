@@ -81,19 +81,23 @@ def alternate(
     rounds: int,
     *,
     finished: Callable[[], None],
+    own: Mapping[str, Sequence[Feed]] | None = None,
 ) -> list[Block]:
     """Time every session under one load, block by block in turn; returns blocks as they ran.
+
+    Sessions named in `own` answer feeds of their own instead: the same rows in other tokens.
 
     The garbage collector rests inside blocks and works between them. `finished` is called after
     every block. Should the calibration have come out too high, so that a contender is short of
     `min_seconds`, a further pass over all rounds follows.
     """
     names = list(sessions)
-    parts = portions(feeds, rounds)
-    per_pass = sum(len(part) for part in parts)
+    fed = {name: (own or {}).get(name, feeds) for name in names}
+    parts = {name: portions(mine, rounds) for name, mine in fed.items()}
+    per_pass = {name: sum(map(len, mine)) for name, mine in parts.items()}
     share_s = load.min_seconds / rounds
     times = {
-        name: repeats(load, per_pass, _estimate_ns(session, feeds, load, share_s))
+        name: repeats(load, per_pass[name], _estimate_ns(session, fed[name], load, share_s))
         for name, session in sessions.items()
     }
     samples: dict[str, list[int]] = {name: [] for name in names}
@@ -101,11 +105,12 @@ def alternate(
     goal_ns = math.ceil(load.min_seconds * 1e9)
     while not blocks or any(sum(samples[name]) < goal_ns for name in names):
         if blocks:
-            times = {name: missing_repeats(load, per_pass, samples[name]) for name in names}
+            times = {name: missing_repeats(load, per_pass[name], samples[name]) for name in names}
         start = len(blocks) // len(names)
         for number, order in enumerate(orders(len(names), rounds)):
             for name in (names[place] for place in order):
-                taken = _block(sessions[name], parts[number], times[name], load, share_s)
+                part = parts[name][number]
+                taken = _block(sessions[name], part, times[name], load, share_s)
                 samples[name] += taken
                 blocks.append(Block(start + number, name, tuple(taken)))
                 finished()

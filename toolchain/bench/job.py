@@ -1,6 +1,7 @@
 """What passes between the benchmark and its worker: one specification, one result per load.
 
-In the work folder lie `spec.json`, `feeds-<n>.npz` and, one after the other, `load-<n>.json`. A
+In the work folder lie `spec.json`, `feeds-<n>.npz`, `feeds-<n>-<contender>.npz` for contenders with
+a tokenizer of their own (by their place) and, one after the other, `load-<n>.json`. A
 result names the digest of the specification it answers, so a changed model, feed, version or
 setting makes old results worthless, and an equal one keeps them.
 """
@@ -8,7 +9,7 @@ setting makes old results worthless, and an equal one keeps them.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,9 @@ class Contender:
 class Job:
     """Everything a series of measurements depends on.
 
-    `models` and `feeds` are digests in the order of `contenders` and `loads`; `made_with` names
-    the processor and the versions.
+    `models` and `feeds` are digests in the order of `contenders` and `loads`, `own` those of the
+    feeds of contenders that answer others, by name; `made_with` names the processor and the
+    versions.
     """
 
     contenders: tuple[Contender, ...]
@@ -60,6 +62,7 @@ class Job:
     provider: str
     rounds: int
     made_with: Mapping[str, str]
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Return it as the text of spec.json."""
@@ -67,6 +70,15 @@ class Job:
         for contender in content["contenders"]:
             contender["path"] = str(contender["path"])
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def own_feeds(self, folder: Path, number: int) -> dict[str, Path]:
+        """Return where the feeds of load `number` lie that single contenders have, by name."""
+        common = feeds_path(folder, number)
+        return {
+            c.name: common.with_stem(f"{common.stem}-{place}")
+            for place, c in enumerate(self.contenders)
+            if c.name in self.own
+        }
 
     @property
     def digest(self) -> str:
@@ -88,6 +100,7 @@ class Job:
             provider=content["provider"],
             rounds=content["rounds"],
             made_with=content["made_with"],
+            own={name: tuple(digests) for name, digests in content["own"].items()},
         )
 
 

@@ -1,7 +1,7 @@
 """The benchmark seen from outside: contenders and loads in, measurements out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toolchain.artifact import write_atomic
@@ -59,15 +59,22 @@ def _check_case(load: Load, feeds: Sequence[Feed]) -> None:
                 raise UsageError(f"{where}: a feed's {name} is {values.shape}")
 
 
-def _prepare(work: Path, job: Job, cases: Sequence[tuple[Load, Sequence[Feed]]]) -> None:
+def _prepare(
+    work: Path,
+    job: Job,
+    cases: Sequence[tuple[Load, Sequence[Feed]]],
+    own: Mapping[str, Sequence[Sequence[Feed]]],
+) -> None:
     """Write the specification and the feeds; drop results of another specification."""
     work.mkdir(parents=True, exist_ok=True)
     for stale in [*work.glob("load-*.json"), *work.glob("feeds-*.npz")]:
-        number = int(stale.stem.partition("-")[2])
+        number = int(stale.stem.split("-")[1])
         if number >= len(cases) or read_result(work, number, job) is None:
             stale.unlink()
     for number, (_, feeds) in enumerate(cases):
         write_feeds(feeds_path(work, number), feeds)
+        for name, path in job.own_feeds(work, number).items():
+            write_feeds(path, own[name][number])
     write_atomic(work / "spec.json", job.as_json())
 
 
@@ -82,8 +89,11 @@ def time_contenders(
     rounds: int,
     work: Path,
     progress: Progress,
+    own: Mapping[str, Sequence[Sequence[Feed]]] | None = None,
 ) -> list[Measurement]:
     """Time every contender under every load, in turns, in one process of their own.
+
+    `own` has the feeds of contenders with other tokens than the rest, by name, case by case.
 
     Each round runs a block of every contender over the same feeds, in an order that is balanced
     over the rounds. Finished loads stay in `work`: the same call there goes on where it was
@@ -96,8 +106,10 @@ def time_contenders(
     _check_contenders(contenders)
     if not cases:
         raise UsageError("a benchmark without a load", "give at least one load with its feeds")
-    for load, feeds in cases:
-        _check_case(load, feeds)
+    own = own or {}
+    for number, (load, feeds) in enumerate(cases):
+        for answered in (feeds, *(mine[number] for mine in own.values())):
+            _check_case(load, answered)
     if rounds < 1 or threads < 1:
         raise UsageError(f"rounds and threads must be at least 1, found {rounds} and {threads}")
     job = Job(
@@ -109,8 +121,9 @@ def time_contenders(
         provider=provider,
         rounds=rounds,
         made_with={"cpu": cpu_model(), **packages()},
+        own={name: tuple(map(feeds_digest, mine)) for name, mine in own.items()},
     )
-    _prepare(work, job, cases)
+    _prepare(work, job, cases, own)
     results = _run(work, job, progress)
     return [
         _measurement(contender, load, result, target=target, fidelity=fidelity, threads=threads)

@@ -3,6 +3,7 @@
 A pass is `rounds` rounds; in a round every contender runs one block over the same portion of the
 feeds. Every feed is run equally often by a contender, so a mix of lengths stays the task's mix,
 and within a round all contenders answer the same feeds, so their ratio compares like with like.
+(A contender with a tokenizer of its own answers the same texts in its own tokens.)
 """
 
 import math

@@ -58,7 +58,8 @@ def _time_load(folder: Path, job: Job, number: int, sessions: Mapping[str, Sessi
         print(done, flush=True)
 
     feeds = read_feeds(feeds_path(folder, number))
-    blocks = alternate(sessions, job.loads[number], feeds, job.rounds, finished=finished)
+    own = {name: read_feeds(path) for name, path in job.own_feeds(folder, number).items()}
+    blocks = alternate(sessions, job.loads[number], feeds, job.rounds, finished=finished, own=own)
     return LoadResult(job=job.digest, timer_ns=timer_ns(), blocks=tuple(blocks))
 
 

@@ -148,6 +148,10 @@ def _requirements(method: Method) -> tuple[str, ...]:
             for what, s in _PROBES
         )
     needed = [what for what, student in probes if not _fits(method, student)]
+    # Where a decoder alone can be operated on, it is asked, else a classifier.
+    teacher = _TEACHER if _operable(method, _TEACHER, _TEACHER) else _DECODER
+    if not _fits(method, dataclasses.replace(teacher, tokenizer="another"), teacher):
+        needed.append("same tokenizer")
     terms, aggregation = method.terms(), method.aggregation()
     if any(t.extract.is_gold or t.objective.needs_labels for t in terms) or (
         aggregation and aggregation.needs_labels
@@ -162,13 +166,13 @@ def _requirements(method: Method) -> tuple[str, ...]:
     return tuple(needed)
 
 
-def _fits(method: Method, student: ModelSpec) -> bool:
+def _fits(method: Method, student: ModelSpec, teacher: ModelSpec = _TEACHER) -> bool:
     try:
         for term in method.terms():
-            bind(term, student, _TEACHER)
+            bind(term, student, teacher)
     except UsageError:
         return False
-    return _operable(method, student, _TEACHER) or not _operable(method, _TEACHER, _TEACHER)
+    return _operable(method, student, teacher) or not _operable(method, teacher, teacher)
 
 
 def _operable(method: Method, student: ModelSpec, teacher: ModelSpec) -> bool:

@@ -6,7 +6,7 @@ trained with the student, clipped with it, saved with the run, and never exporte
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,9 +21,10 @@ from toolchain.distill.extract import Extract, Request, attn_scores
 from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
 from toolchain.distill.objectives.objective import log_softmax
+from toolchain.distill.positions import Alignment
 from toolchain.distill.term import BoundTerm
 
-__all__ = ["Distiller", "Observer", "Seen"]
+__all__ = ["Apart", "Distiller", "Observer", "Seen"]
 
 
 @runtime_checkable
@@ -35,12 +36,34 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A teacher that reads other tokens than the student: its own context, and what is compared.
+
+    `rows` says which rows of logits stand beside each other (None: all), `shared` is the student's
+    context of them.
+    """
+
+    own: Context
+    shared: Context
+    rows: Alignment | None
+
+
+@dataclass(frozen=True)
 class Seen:
-    """One view of a micro-batch: what the student and each teacher knew of it, and its context."""
+    """One view of a micro-batch: what the student and each teacher knew of it, and its context.
+
+    `apart` holds the numbers of the teachers that read tokens of their own.
+    """
 
     student: Captures
     teachers: tuple[Captures, ...]
     context: Context
+    apart: Mapping[int, Apart] = field(default_factory=dict)
+
+    def around(self, bound: BoundTerm) -> Context:
+        """Return the context of what a term compares."""
+        apart = self.apart.get(bound.teacher)
+        return self.context if apart is None or bound.term.extract.is_gold else apart.shared
 
 
 class Distiller(nn.Module):
@@ -86,7 +109,8 @@ class Distiller(nn.Module):
                     continue
                 rows = self._rows(bound, seen[bound.term.view])
                 if weights_KP is not None and bound.requests("teacher"):
-                    rows = self._weighed(bound, rows, weights_KP, plain.context)
+                    apart = plain.apart.get(bound.teacher)
+                    rows = self._weighed(bound, rows, weights_KP, plain.context, apart)
                 values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
         return values
 
@@ -171,10 +195,10 @@ class Distiller(nn.Module):
             logits = _logits(bound, seen.student)
             return bound.objective(logits, seen.context.labels_P, seen.context)
         teacher = seen.teachers[bound.teacher]
-        context = seen.context
+        context = seen.around(bound)
         if term.reduction.over in ("query", "pair"):
             context = dataclasses.replace(context, outcomes=context.keys_B1NN)
-        matched = self._pairs(bound, seen.student, teacher, context)
+        matched = self._pairs(bound, seen, context)
         # Pairs of a random matching change from step to step; their number does not.
         pairs = list(term.match.pair(bound.layer_map, *matched, context))
         numerators = []
@@ -186,15 +210,21 @@ class Distiller(nn.Module):
         return combined / len(pairs) if term.layers == "mean" else combined
 
     def _pairs(
-        self, bound: BoundTerm, student: Captures, teacher: Captures, context: Context
+        self, bound: BoundTerm, seen: Seen, context: Context
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         sides: list[dict[int, Tensor]] = []
-        for side, captures in (("student", student), ("teacher", teacher)):
+        apart = seen.apart.get(bound.teacher)
+        teacher = seen.teachers[bound.teacher]
+        for side, captures in (("student", seen.student), ("teacher", teacher)):
+            around = apart.own if apart and side == "teacher" else context
             if side == "student" and bound.term.extract.kind == "head":
                 read = {0: _logits(bound, captures)}
             else:
                 extract, layers = bound.term.extract, _layers(bound, side)
-                read = {n: _read(captures, extract, n, context) for n in layers}
+                read = {n: _read(captures, extract, n, around) for n in layers}
+            if apart and apart.rows and _of_logits(bound):
+                rows = apart.rows.student_A if side == "student" else apart.rows.teacher_A
+                read = {n: values[rows] for n, values in read.items()}
             if side == "teacher":
                 # Its own projections may learn; the teacher never does.
                 read = {n: values.detach() for n, values in read.items()}
@@ -203,7 +233,7 @@ class Distiller(nn.Module):
                 stack = [read[pair[index]] for pair in bound.layer_map.pairs]
                 read = {0: torch.stack(stack, dim=2)}
             if not _by_rows(bound):
-                read = {n: self._transformed(bound, side, n, x, context) for n, x in read.items()}
+                read = {n: self._transformed(bound, side, n, x, around) for n, x in read.items()}
             sides.append(read)
         return sides[0], sides[1]
 
@@ -248,13 +278,18 @@ class Distiller(nn.Module):
         return self.aggregation.weights(_said(plain), self._module("aggregation")).detach()
 
     def _weighed(
-        self, bound: BoundTerm, rows: Tensor, weights_KP: Tensor, context: Context
+        self,
+        bound: BoundTerm,
+        rows: Tensor,
+        weights_KP: Tensor,
+        context: Context,
+        apart: Apart | None = None,
     ) -> Tensor:
         if bound.term.every_teacher:
             return rows
         own_P = weights_KP[bound.teacher]
         if bound.term.reduction.over == "logits" or context.sample_P is None:
-            return rows * own_P
+            return rows * (own_P[apart.rows.student_A] if apart and apart.rows else own_P)
         # Token-level weights become their mean over each sequence.
         samples = rows.shape[0]
         total = own_P.new_zeros(samples).index_add(0, context.sample_P, own_P)
@@ -305,6 +340,10 @@ def _said(plain: Seen) -> Said:
 def _by_rows(bound: BoundTerm) -> bool:
     """Whether transforms act on rows of logits, so that they can wait for their piece of them."""
     return bound.term.extract.kind == "logits"
+
+
+def _of_logits(bound: BoundTerm) -> bool:
+    return bound.term.extract.kind in ("logits", "head")
 
 
 def _too_large(values: Tensor, bound: BoundTerm) -> bool:

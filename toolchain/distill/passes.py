@@ -1,22 +1,23 @@
 """One step's forward passes: student and teachers on the batch, and the views operators make."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolchain.data.batching import Batch
+from toolchain.data.batching import Batch, collate
 from toolchain.data.masking import IGNORED
 from toolchain.distill.capture import Captures, Recorder
 from toolchain.distill.context import Context, Moment
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Apart, Distiller, Seen
 from toolchain.distill.extract import Request
 from toolchain.distill.generation import prompts_of, sampled, with_answers
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
-from toolchain.distill.positions import positions_of
+from toolchain.distill.positions import Positions, aligned, positions_of
 from toolchain.distill.teachers import Teacher
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import LANGUAGE, ModelSpec
@@ -32,7 +33,8 @@ class StepPasses:
     """Runs the models of a stage; operators ask it for further passes.
 
     `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
-    a student with a `vocabulary` of its own reads its own ids for them.
+    a student with a `vocabulary` of its own reads its own ids for them. A teacher with rows of its
+    own, in other tokens, reads those of the same numbers.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class StepPasses:
         self._teachers, self._distiller = tuple(teachers), distiller
         self._operators, self._clock = tuple(operators), clock
         self._moment = Moment()
+        self._read: dict[int, tuple[tuple[int, ...], int, Batch]] = {}
         self._ids: tuple[Tensor, Tensor] | None = None
         if vocabulary:
             own_V = torch.from_numpy(vocabulary.new_of_old)
@@ -82,8 +85,22 @@ class StepPasses:
 
     def teacher(self, index: int, batch: Batch, patches: Patches) -> Captures:
         """Run one teacher, without gradient."""
+        read = self._read_by(index, batch)
         with self._clock("teacher"):
-            return self._teachers[index].captures(batch, patches)
+            return self._teachers[index].captures(read, patches)
+
+    def _read_by(self, index: int, batch: Batch) -> Batch:
+        """Return the batch as a teacher reads it, made once a step where its tokens are its own."""
+        rows = self._teachers[index].rows
+        if rows is None:
+            return batch
+        known = self._read.get(index)
+        if known is None or known[:2] != (batch.rows, self._moment.step):
+            with self._clock("data"):
+                step = self._moment.step
+                own = collate(rows, batch.rows, step=step).to(batch.labels.device)
+            known = self._read[index] = (batch.rows, step, own)
+        return known[2]
 
     def loss(self, plain: View, reader: str) -> Tensor:
         """Return the loss of the terms that read the view `reader`, taken on the plain pass.
@@ -139,7 +156,7 @@ class StepPasses:
     def denominators(self, seen: Mapping[str, Seen]) -> dict[str, float]:
         """Return each term's number of positions in this micro-batch."""
         return {
-            bound.name: bound.term.reduction.denominator(seen[bound.term.view].context)
+            bound.name: bound.term.reduction.denominator(seen[bound.term.view].around(bound))
             for bound in self._distiller.terms
             if bound.term.view in seen
         }
@@ -155,7 +172,34 @@ class StepPasses:
             causal=self._spec.causal,
             kept_K=None if self._ids is None else self._ids[1].to(rows.labels_P.device),
         )
-        return Seen(view.student, view.teachers, context)
+        apart = {
+            index: self._apart(index, view.batch, rows, context)
+            for index, _ in enumerate(view.teachers)
+            if self._teachers[index].rows is not None
+        }
+        return Seen(view.student, view.teachers, context, apart)
+
+    def _apart(self, index: int, batch: Batch, rows: Positions, context: Context) -> Apart:
+        """Return how a teacher with tokens of its own stands beside the student."""
+        spec, read = self._teachers[index].spec, self._read_by(index, batch)
+        theirs = positions_of(spec.task, read.labels)
+        beside = aligned(rows, theirs, len(batch.rows))
+        shared = context
+        if beside is not None:
+            assert context.labels_P is not None
+            assert context.sample_P is not None
+            shared = replace(
+                context,
+                labels_P=context.labels_P[beside.student_A],
+                sample_P=context.sample_P[beside.student_A],
+            )
+        own = Context(
+            mask_BN=read.mask_BN,
+            sample_P=theirs.sample_P,
+            moment=self._moment,
+            causal=spec.causal,
+        )
+        return Apart(own, shared, beside)
 
     def _own_ids(self, ids: Tensor) -> Tensor:
         return ids if self._ids is None else self._ids[0].to(ids.device)[ids]

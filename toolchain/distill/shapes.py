@@ -53,6 +53,13 @@ class Shape:
     answers: int | None = None
     independent: bool = False
 
+    @property
+    def per_token(self) -> bool:
+        """Whether its vectors stand at tokens of one tokenizer, or between them."""
+        if self.positions == "logits":
+            return self.answers is None
+        return self.positions in ("tok", "pair", "span", "span_pair")
+
     def elements(self, batch: int, tokens: int) -> int:
         """Return how many numbers one layer's tensor holds, every token being supervised."""
         features = (self.features or 1) * (self.layers or 1) * (self.split or 1)

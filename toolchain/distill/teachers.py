@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from toolchain.data.batching import Batch
+from toolchain.data.batching import Batch, Rows
 from toolchain.distill.capture import Captures, Recorder
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
@@ -25,13 +25,15 @@ __all__ = ["OnlineTeacher", "Teacher", "TrainingModel"]
 class TrainingModel:
     """A model with what is needed to read its insides.
 
-    A student with a `vocabulary` reads ids of its own for the ids its teachers read.
+    A student with a `vocabulary` reads ids of its own for the ids its teachers read. A teacher with
+    `rows` has another tokenizer than the student: these are the student's rows in its tokens.
     """
 
     model: PreTrainedModel
     family: Family
     spec: ModelSpec
     vocabulary: Vocabulary | None = None
+    rows: Rows | None = None
 
 
 class Teacher(Protocol):
@@ -40,6 +42,10 @@ class Teacher(Protocol):
     @property
     def spec(self) -> ModelSpec:
         """The teacher's shape."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """The student's rows in tokens of the teacher's own; None where it reads the student's."""
 
     def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return detached tensors for the batch, with activations replaced as `patches` say."""
@@ -57,7 +63,7 @@ class OnlineTeacher:
         bf16: bool,
     ) -> None:
         torch.nn.Module.to(teacher.model, device)
-        self.spec = teacher.spec
+        self.spec, self.rows = teacher.spec, teacher.rows
         self._model = teacher.model.eval().requires_grad_(False)
         if bf16:
             _cast_once(self._model)

@@ -22,6 +22,7 @@ from toolchain.distill.schedules import Constant, Schedule
 from toolchain.distill.shapes import Shape, Unfit
 from toolchain.distill.stages import STAGES, Stage
 from toolchain.distill.surgery import Surgery
+from toolchain.distill.tokens import check_comparable
 from toolchain.distill.transforms import Fixed, Transform
 from toolchain.errors import UsageError
 from toolchain.layermap import LayerMap
@@ -240,6 +241,8 @@ def _resolved(
         s = fixed.shape(s) if fixed.side in ("both", "student") else s
         t = fixed.shape(t) if fixed.side in ("both", "teacher") else t
         transforms.append(fixed)
+    if not term.extract.is_gold:
+        check_comparable(s, term.objective, tuple(transforms), student, teacher)
     objective = term.objective.resolve(s, t)
     notes.append(objective.note(s, t))
     if objective.guide and (term.guide is None or term.guide.kind != objective.guide):

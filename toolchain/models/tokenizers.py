@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import UsageError
+from toolchain.models.vocabulary import read_vocabulary
 
-__all__ = ["same_tokenizer"]
+__all__ = ["reads_tokens_of", "same_tokenizer"]
 
 # What depends on how a tokenizer was last called, not on how it cuts text.
 _PASSING = ("truncation", "padding", "version")
@@ -23,6 +24,20 @@ def same_tokenizer(one: Path, other: Path) -> bool:
         first, second = (_read(file) for file in files)
         return first == second
     return _vocabulary(one) == _vocabulary(other) and _lower(one) == _lower(other)
+
+
+def reads_tokens_of(student: Path, teacher: Path) -> bool:
+    """Return whether a student cuts text as a teacher does: ids may be those it keeps of these."""
+    if same_tokenizer(student, teacher):
+        return True
+    kept = read_vocabulary(student)
+    if kept is None or _lower(student) != _lower(teacher):
+        return False
+    theirs = _vocabulary(teacher)
+    if not theirs or max(theirs.values()) >= len(kept.new_of_old):
+        return False
+    mapped = {token: int(kept.new_of_old[number]) for token, number in theirs.items()}
+    return mapped == _vocabulary(student)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -43,6 +58,8 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         return (
             dict(vocab) if isinstance(vocab, dict) else {str(v[0]): i for i, v in enumerate(vocab)}
         )
+    if not (folder / "vocab.txt").is_file():
+        raise UsageError(f"{folder}: no tokenizer.json or vocab.txt", "add the model's tokenizer")
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     return {token: number for number, token in enumerate(lines)}
 

@@ -2,7 +2,8 @@
 
 GLMD (arXiv 2306.06625): the embedding table and the language head shrink to the tokens that occur
 most, and every other token is read as the kept one whose embedding points the same way. Here are
-the numbers and the tokenizer file; `select_tokens` in `toolchain.models.build` cuts the weights.
+the numbers, the note of them in a student's folder and the tokenizer file; `select_tokens` in
+`toolchain.models.build` cuts the weights.
 
 Shape letters: V old ids, K kept ids, D features of an embedding.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.artifact import write_atomic
 from toolchain.errors import UsageError
 
 __all__ = [
@@ -26,13 +28,16 @@ __all__ = [
     "compressed_tokenizer",
     "frequencies",
     "kept_count",
+    "read_vocabulary",
     "unreachable",
+    "write_vocabulary",
 ]
 
 Ids = NDArray[np.int64]
 
 # Cosines that are alive together, in values: 2^24 of fp32 are 64 MiB.
 _COSINES = 1 << 24
+_FILE = "vocabulary.json"
 _UNUSED = re.compile(r"^\[unused\d+\]$")
 
 
@@ -53,6 +58,26 @@ class Vocabulary:
     def map(self, ids: Ids) -> Ids:
         """Return new ids; negative ones (labels of positions that count for nothing) stay."""
         return np.where(ids < 0, ids, self.new_of_old[np.maximum(ids, 0)])
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Note in a student's folder which ids of its teacher its own stand for."""
+    content = {
+        "kept": vocabulary.kept.tolist(),
+        "new_of_old": vocabulary.new_of_old.tolist(),
+    }
+    write_atomic(folder / _FILE, json.dumps(content))
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """Return what was noted; None for a student that reads its teacher's ids."""
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Vocabulary(
+        *(np.asarray(content[name], dtype=np.int64) for name in ("kept", "new_of_old"))
+    )
 
 
 def kept_count(asked: float, vocab: int) -> int:

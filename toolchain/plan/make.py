@@ -18,9 +18,16 @@ from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
-from toolchain.plan.student import default_method, initialisation, resolved, student_spec
+from toolchain.plan.student import (
+    check_names,
+    default_method,
+    initialisation,
+    resolved,
+    student_spec,
+)
 from toolchain.plan.task import for_task
 from toolchain.plan.teachers import check_alike, further_teachers, trained_together
+from toolchain.plan.tokenizers import one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
 from toolchain.recipe import Recipe
@@ -39,7 +46,11 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     composition = _asked_for(recipe)
     if composition is None and recipe.method_options:
         raise UsageError("method_options needs a method", "name the method they belong to")
-    teachers = tuple(inspect(source) for source in (recipe.teacher, *recipe.teachers))
+    found = [inspect(source) for source in (recipe.teacher, *recipe.teachers)]
+    start = inspect(recipe.student.path) if recipe.student.path else None
+    found = list(with_tokenizers([*found, start] if start else found))
+    start = found.pop() if start else None
+    teachers = tuple(found)
     check_alike(teachers)
     teacher = teachers[0]
     task = load_task(
@@ -55,10 +66,12 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     specs = tuple(for_task(t, task) for t in teachers)
     teacher_spec = specs[0]
     raw, raw_digest = load_raw(recipe.data.raw) if recipe.data.raw else ((), "")
-    start = inspect(recipe.student.path) if recipe.student.path else None
     if recipe.student.vocab is not None:
         check_shareable(teacher.root)
     student = student_spec(recipe, start, teacher_spec, composition, reasons)
+    if start:
+        check_names(start, task)
+    recipe = one_text_per_row(recipe, task, student, teachers, reasons)
     if composition is None:
         composition = default_method(student, teacher_spec, reasons)
         recipe = recipe.model_copy(update={"method": composition.text})
@@ -90,7 +103,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     )
     finetune, others = further_teachers(recipe, teachers, task, reasons)
     bf16 = precision(recipe, reasons)
-    max_tokens, mean_tokens = token_lengths(recipe, teacher, task)
+    max_tokens, mean_tokens = token_lengths(recipe, student, specs, task)
     cores = hardware.cores()
     plan = Plan(
         recipe=resolved(with_shapes(recipe, assistants), student, init),

@@ -1,6 +1,7 @@
 """What a plan needs of the machine: token lengths, memory, disk; refused when it has not."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain import estimate, hardware
@@ -8,7 +9,6 @@ from toolchain.data.sources import TaskData
 from toolchain.distill.memory import stage_bytes
 from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
-from toolchain.models.checkpoint import Checkpoint
 from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
 from toolchain.spec import ModelSpec
@@ -16,13 +16,18 @@ from toolchain.spec import ModelSpec
 __all__ = ["check_resources", "estimated", "token_lengths", "training_of"]
 
 
-def token_lengths(recipe: Recipe, teacher: Checkpoint, task: TaskData) -> tuple[int, float]:
-    """Return the limit and an estimated mean of tokens per row. Raises UsageError."""
-    limit = recipe.data.max_tokens or teacher.spec.max_tokens
-    if limit > teacher.spec.max_tokens:
-        raise UsageError(
-            f"data.max_tokens is {limit}, the teacher has {teacher.spec.max_tokens} positions"
-        )
+def token_lengths(
+    recipe: Recipe, student: ModelSpec, teachers: Sequence[ModelSpec], task: TaskData
+) -> tuple[int, float]:
+    """Return the limit and an estimated mean of tokens per row of the student. Raises UsageError.
+
+    Teachers with the student's tokenizer read the same rows, so none may have fewer positions.
+    """
+    sharing = [("the teacher", t) for t in teachers if t.tokenizer == student.tokenizer]
+    name, narrowest = min((*sharing, ("the student", student)), key=lambda own: own[1].max_tokens)
+    limit = recipe.data.max_tokens or narrowest.max_tokens
+    if limit > narrowest.max_tokens:
+        raise UsageError(f"data.max_tokens is {limit}, {name} has {narrowest.max_tokens} positions")
     sample = range(0, len(task.train), max(1, len(task.train) // 1000))
     words = 0
     for i in sample:

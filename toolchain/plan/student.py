@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from toolchain.data.sources import TaskData
 from toolchain.distill.compose import Composition, compose
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
@@ -10,9 +11,9 @@ from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import kept_count
 from toolchain.plan.thin import thin_spec
 from toolchain.recipe import Recipe, StudentShape
-from toolchain.spec import ModelSpec
+from toolchain.spec import LANGUAGE, SEQUENCE, ModelSpec
 
-__all__ = ["default_method", "initialisation", "resolved", "student_spec"]
+__all__ = ["check_names", "default_method", "initialisation", "resolved", "student_spec"]
 
 
 def student_spec(
@@ -25,12 +26,7 @@ def student_spec(
     """Return the shape asked for, or half the teacher. Raises UsageError when it cannot be."""
     shape = recipe.student
     if start is not None:
-        if start.spec.num_labels != teacher.num_labels or start.spec.vocab != teacher.vocab:
-            raise UsageError(
-                f"student {start.source}: {start.spec.num_labels} classes and a vocabulary of "
-                f"{start.spec.vocab}, the teacher has {teacher.num_labels} and {teacher.vocab}"
-            )
-        return start.spec
+        return _given(start, teacher)
     if shape.family not in (None, teacher.family):
         return thin_spec(shape, teacher, reasons)
     if shape.inner is not None and shape.inner != teacher.query_width:
@@ -62,6 +58,42 @@ def student_spec(
             "give it fewer layers or a smaller width",
         )
     return spec
+
+
+def _given(start: Checkpoint, teacher: ModelSpec) -> ModelSpec:
+    """Return the shape of a student made elsewhere, with a head for the teacher's task."""
+    if teacher.task in LANGUAGE:
+        if start.spec.causal != teacher.causal:
+            raise UsageError(
+                f"student {start.source}: a {start.family.name} model is none for {teacher.task}, "
+                "which the teacher is for",
+                "give an encoder to an encoder, a decoder to a decoder",
+            )
+        return replace(start.spec, task=teacher.task, num_labels=0)
+    of_words = start.task == "tag", teacher.task == "tag"
+    if start.spec.num_labels != teacher.num_labels or of_words[0] != of_words[1]:
+        raise UsageError(
+            f"student {start.source}: a model for {start.task} with {start.spec.num_labels} "
+            f"classes, the teacher's task is {teacher.task} with {teacher.num_labels}",
+            "give a student with a head for the task (toolchain design makes one)",
+        )
+    return replace(start.spec, task=teacher.task)
+
+
+def check_names(start: Checkpoint, task: TaskData) -> None:
+    """Raise UsageError for a student made elsewhere that calls its outputs otherwise than the task.
+
+    Numbers, as in LABEL_0, are no names.
+    """
+    own = list(start.labels.values())
+    if not task.named or own in ([], [f"LABEL_{i}" for i in range(len(own))]):
+        return
+    if [name.casefold() for name in own] != [name.casefold() for name in task.labels]:
+        raise UsageError(
+            f"student {start.source}: its outputs are {', '.join(own)}, those of the task "
+            f"{', '.join(task.labels)}",
+            "give a student with the same labels in the same order",
+        )
 
 
 def _with_fewer_tokens(
@@ -103,7 +135,13 @@ def _whole(shape: StudentShape, teacher: ModelSpec, reasons: list[str]) -> Model
 
 def default_method(student: ModelSpec, teacher: ModelSpec, reasons: list[str]) -> Composition:
     """Return the method for a recipe that names none (methods.md section 6.5)."""
-    if student.width == teacher.width and student.family == teacher.family:
+    if student.tokenizer != teacher.tokenizer:
+        text, why = (
+            ("kd", "the tokenizers differ: predictions alone can be matched")
+            if student.task in SEQUENCE
+            else ("uld", "the tokenizers differ: sorted predictions need no common tokens")
+        )
+    elif student.width == teacher.width and student.family == teacher.family:
         text, why = "kd", "equal widths: whole teacher layers are copied, predictions matched"
     else:
         text, why = (

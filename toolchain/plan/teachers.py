@@ -6,7 +6,6 @@ from toolchain.data.sources import TaskData
 from toolchain.distill.compose import Composition
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
-from toolchain.models.tokenizers import same_tokenizer
 from toolchain.plan.task import for_task, ready
 from toolchain.plan.training import finetuning
 from toolchain.plan.types import StagePlan, TeacherPlan
@@ -17,17 +16,8 @@ __all__ = ["check_alike", "further_teachers", "trained_together"]
 
 
 def check_alike(teachers: Sequence[Checkpoint]) -> None:
-    """Raise UsageError unless all have one tokenizer and those with heads one label space."""
-    first = teachers[0]
+    """Raise UsageError unless those with heads have one label space."""
     headed = [teacher for teacher in teachers if teacher.has_head]
-    for other in teachers[1:]:
-        if not same_tokenizer(first.root, other.root):
-            raise UsageError(
-                f"teachers {first.source} and {other.source} have different tokenizers: they do "
-                "not read the same tokens of a text",
-                "name teachers with one tokenizer, or distil from one of them with a method that "
-                "needs no common vocabulary (uld, seqkd)",
-            )
     for other in headed[1:]:
         mine, theirs = (_classes(teacher) for teacher in (headed[0], other))
         if mine != theirs:
@@ -81,7 +71,8 @@ def trained_together(
 ) -> bool:
     """Return whether the teachers share a head while they are fine-tuned.
 
-    Raises UsageError where the method wants that and the teachers' widths or families differ.
+    Raises UsageError where the method wants that and the teachers' widths, families or tokenizers
+    differ.
     """
     if not composition.finetunes_together or len(checkpoints) < 2:
         return False
@@ -99,6 +90,15 @@ def trained_together(
                 f"{checkpoint.source} a {spec.family} of {spec.width}",
                 "give encoders of one family and width, or teachers that have heads already "
                 "(toolchain finetune)",
+            )
+    for checkpoint, spec in zip(checkpoints, specs, strict=True):
+        if spec.tokenizer != specs[0].tokenizer:
+            raise UsageError(
+                f"method {composition.text!r} fine-tunes bare teachers together, on the same "
+                f"tokens: {checkpoints[0].source} and {checkpoint.source} have different "
+                "tokenizers",
+                "give encoders with one tokenizer, or teachers that have heads already (toolchain "
+                "finetune)",
             )
     reasons.append("the bare teachers are fine-tuned together behind one head")
     return True

@@ -15,13 +15,14 @@ from toolchain.distill.shapes import Unfit
 from toolchain.distill.stages import Stage
 from toolchain.distill.surgery import Surgery
 from toolchain.distill.term import BoundTerm, Term, bind
+from toolchain.distill.tokens import require_same_tokens
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.family import families
 from toolchain.plan.task import language_task, ready, rows_to_train
 from toolchain.plan.types import StagePlan
 from toolchain.recipe import Recipe, StageTraining
-from toolchain.spec import ModelSpec
+from toolchain.spec import SEQUENCE, ModelSpec
 
 __all__ = ["baseline_run", "bound_to_all", "finetuning", "precision", "stage_plans"]
 
@@ -153,6 +154,17 @@ def _parts(
             raise UsageError(f"{aggregation.key}: {unfit.problem}", unfit.way_out) from None
     else:
         aggregation = Mean() if len(teachers) > 1 else None
+    if aggregation and aggregation.reads_teachers and student.task not in SEQUENCE:
+        for teacher in teachers:
+            try:
+                require_same_tokens(
+                    "it weighs the teachers token by token",
+                    "use teachers with the student's tokenizer, or a method with equal weights",
+                    student,
+                    teacher,
+                )
+            except Unfit as unfit:
+                raise UsageError(f"{aggregation.key}: {unfit.problem}", unfit.way_out) from None
     for part in (*operators, *((surgery,) if surgery else ())):
         try:
             for teacher in teachers:

@@ -142,6 +142,12 @@ class Plan:
         """Shapes of all teachers, the first one's first."""
         return (self.teacher_spec, *(other.spec for other in self.others))
 
+    def limit(self, tokenizer: str) -> int:
+        """Return the most tokens of a row that models with this tokenizer read."""
+        models = (self.student, *self.teacher_specs, *(a.spec for a in self.assistants))
+        positions = min(s.max_tokens for s in models if s.tokenizer == tokenizer)
+        return min(self.recipe.data.max_tokens or positions, positions)
+
     @property
     def recipe_digest(self) -> str:
         """Digest of the resolved recipe."""

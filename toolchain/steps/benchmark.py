@@ -18,8 +18,10 @@ from toolchain.data.sources import TaskData
 from toolchain.data.tokenizing import tokenize_split
 from toolchain.measurement import Footprint, Load, Measurement
 from toolchain.models.loading import load_tokenizer
+from toolchain.models.tokenizers import same_tokenizer
 from toolchain.progress import Progress
 from toolchain.recipe import Benchmark
+from toolchain.runtimes.runtime import Feed
 from toolchain.steps.variants import Variant
 
 __all__ = ["Timing", "benchmark", "read_timing"]
@@ -61,16 +63,29 @@ def benchmark(
     work: Path,
     progress: Progress,
 ) -> None:
-    """Time the variants on this machine. What is measured here is labelled "host"."""
-    # The student may have fewer tokens: its ids exist in its teacher, and only lengths matter here.
-    tokenizer = load_tokenizer(variants[-1].folder)
-    rows = tokenize_split(tokenizer, task.dev, task, max_tokens=max_tokens)
+    """Time the variants on this machine. What is measured here is labelled "host".
+
+    All answer the rows of the last variant; those with another tokenizer the same texts in their
+    own tokens.
+    """
+    limits = [v.max_tokens or max_tokens for v in variants]
     timed = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
-    cases = [(Load(tokens="task", **timed), task_lengths(rows.features, settings.min_runs, seed))]  # type: ignore[arg-type]
-    for tokens in settings.tokens:
-        if tokens <= max_tokens:
-            load = Load(tokens=tokens, **timed)  # type: ignore[arg-type]
-            cases.append((load, fixed_length(rows.features, tokens, settings.rounds, seed)))
+    loads = [Load(tokens="task", **timed)]  # type: ignore[arg-type]
+    loads += [Load(tokens=n, **timed) for n in settings.tokens if n <= min(limits)]  # type: ignore[arg-type]
+
+    def fed(variant: Variant) -> list[list[Feed]]:
+        tokenizer, limit = load_tokenizer(variant.folder), variant.max_tokens or max_tokens
+        rows = tokenize_split(tokenizer, task.dev, task, max_tokens=limit).features
+        return [
+            task_lengths(rows, settings.min_runs, seed)
+            if load.tokens == "task"
+            else fixed_length(rows, load.tokens, settings.rounds, seed)
+            for load in loads
+        ]
+
+    last = variants[-1]
+    cases = list(zip(loads, fed(last), strict=True))
+    own = {v.name: fed(v) for v in variants if not same_tokenizer(v.folder, last.folder)}
     contenders = [Contender(name=v.name, runtime=v.runtime, path=v.path) for v in variants]
     surroundings = environment()
     measurements = time_contenders(
@@ -83,11 +98,12 @@ def benchmark(
         rounds=settings.rounds,
         work=work,
         progress=progress,
+        own=own,
     )
     footprints = []
     for i, contender in enumerate(contenders):
         progress.advance("footprint", i, len(contenders))
-        feed = cases[0][1][0]
+        feed = own[contender.name][0][0] if contender.name in own else cases[0][1][0]
         footprints.append(
             footprint(contender, feed, threads=threads, provider=_PROVIDER, work=work)
         )

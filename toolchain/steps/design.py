@@ -12,8 +12,9 @@ from toolchain.models.compress import select_tokens
 from toolchain.models.family import Family
 from toolchain.models.initialise import Init
 from toolchain.models.loading import load_model, save_model
+from toolchain.models.vocabulary import write_vocabulary
 from toolchain.spec import ModelSpec
-from toolchain.steps.tokens import choose_tokens, write_vocabulary
+from toolchain.steps.tokens import choose_tokens
 
 __all__ = ["design"]
 

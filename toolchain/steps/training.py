@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from toolchain.artifact import Draft
 from toolchain.data.batching import Rows
-from toolchain.data.sources import TaskData
+from toolchain.data.sources import Split, TaskData
 from toolchain.data.tokenizing import tokenize_raw, tokenize_split
 from toolchain.distill.records import StageRun
 from toolchain.distill.teachers import TrainingModel
@@ -24,21 +24,22 @@ from toolchain.export.tokenizer import save_tokenizer
 from toolchain.models.family import Family, families
 from toolchain.models.heads import with_language_head
 from toolchain.models.loading import load_model, load_tokenizer, save_model
+from toolchain.models.vocabulary import read_vocabulary
 from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
 from toolchain.spec import LABELLED, ModelSpec, Task
-from toolchain.steps.tokens import read_vocabulary
 
-__all__ = ["TeacherSource", "TrainingSetup", "task_rows", "train_stages"]
+__all__ = ["TeacherSource", "TrainingSetup", "split_rows", "task_rows", "train_stages"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSource:
-    """Where a teacher lies, and what it is."""
+    """Where a teacher lies, and what it is; `max_tokens` is the most it reads of a row."""
 
     folder: Path
     family: Family
     spec: ModelSpec
+    max_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +59,15 @@ class TrainingSetup:
     pack: bool | None = None
 
     @staticmethod
-    def of(plan: Plan, tensorboard: Path | None = None) -> "TrainingSetup":
-        """Return the setup a plan asks for."""
+    def of(plan: Plan, tokenizer: str, tensorboard: Path | None = None) -> "TrainingSetup":
+        """Return the setup a plan asks for, to train a model with this tokenizer."""
         settings = plan.recipe.train
         return TrainingSetup(
             bf16=plan.bf16,
             threads=plan.train_threads,
             seed=plan.recipe.seed,
             metric=plan.recipe.metric,
-            max_tokens=plan.max_tokens,
+            max_tokens=plan.limit(tokenizer),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             evals=settings.evals,
@@ -115,18 +116,22 @@ def train_stages(
     """Train the model in folder `start` through `stages` and write it to the draft.
 
     `labels` gives a bare encoder its head; a general stage may read a bare teacher, which gets a
-    `head` that nothing reads. `teachers` holds those of every stage by its name. A stage for
-    another task than the student's gives it a language head for its time. The draft's facts record
-    every stage.
+    `head` that nothing reads. `teachers` holds those of every stage by its name; those with another
+    tokenizer than the student's read the same texts in tokens of their own. A stage for another
+    task than the student's gives it a language head for its time. The draft's facts record every
+    stage.
     """
     torch.set_num_threads(setup.threads)
+    asked = {s.name: tuple(teachers[s.name]) if s.needs_teacher else () for s in stages}
+    guides = [source for stage in stages for source in asked[stage.name]]
     # Where the student has fewer tokens, rows are the teachers' and dev is its own.
-    guides = [source for stage in stages if stage.needs_teacher for source in teachers[stage.name]]
-    vocabulary = read_vocabulary(start) if guides else None
-    tokenizer = load_tokenizer(guides[0].folder if vocabulary else start)
+    sharing = [source for source in guides if source.spec.tokenizer == spec.tokenizer]
+    vocabulary = read_vocabulary(start) if sharing else None
+    tokenizer = load_tokenizer(sharing[0].folder if vocabulary else start)
     rows, dev = task_rows(tokenizer, task, setup)
     if vocabulary:
-        _, dev = task_rows(load_tokenizer(start), task, setup)
+        dev = split_rows(load_tokenizer(start), task.dev, task, setup)
+    apart = _rows_apart(spec, stages, asked, task, raw, setup)
     if rows.truncated:
         progress.say(f"{rows.truncated} of {len(rows)} rows are cut at {setup.max_tokens} tokens")
     named = labels if spec.task in LABELLED else None
@@ -137,8 +142,13 @@ def train_stages(
     records: list[dict[str, Any]] = []
     before: list[Path] = []
     for stage in stages:
-        asked = teachers[stage.name] if stage.needs_teacher else ()
-        read = [_loaded(source, stage.task, head, setup, loaded) for source in asked]
+        read = [
+            replace(
+                _loaded(source, stage.task, head, setup, loaded),
+                rows=apart.get((source.spec.tokenizer, _texts_of(stage))),
+            )
+            for source in asked[stage.name]
+        ]
         learner = student
         if stage.task != spec.task:
             learner = _with_language_head(student, stage.task, read, setup.seed)
@@ -179,18 +189,52 @@ def task_rows(
     tokenizer: PreTrainedTokenizerFast, task: TaskData, setup: TrainingSetup
 ) -> tuple[Rows, Rows]:
     """Return the task's rows for training and for dev, tokenised."""
-    rows, dev = (
-        tokenize_split(
-            tokenizer,
-            split,
-            task,
-            max_tokens=setup.max_tokens,
-            seed=setup.seed,
-            packed=setup.pack is not False,
-        )
-        for split in (task.train, task.dev)
-    )
+    rows, dev = (split_rows(tokenizer, split, task, setup) for split in (task.train, task.dev))
     return rows, dev
+
+
+def split_rows(
+    tokenizer: PreTrainedTokenizerFast, split: Split, task: TaskData, setup: TrainingSetup
+) -> Rows:
+    """Return the rows of one split, tokenised."""
+    return tokenize_split(
+        tokenizer,
+        split,
+        task,
+        max_tokens=setup.max_tokens,
+        seed=setup.seed,
+        packed=setup.pack is not False,
+    )
+
+
+def _texts_of(stage: StagePlan) -> Task | None:
+    """Return the task raw text is read for; None where a stage reads the task's own texts."""
+    return stage.task if stage.raw else None
+
+
+def _rows_apart(
+    student: ModelSpec,
+    stages: Sequence[StagePlan],
+    asked: Mapping[str, Sequence[TeacherSource]],
+    task: TaskData,
+    raw: Sequence[str],
+    setup: TrainingSetup,
+) -> dict[tuple[str, Task | None], Rows]:
+    """Return what teachers read that do not share the student's rows, once per tokenizer."""
+    made: dict[tuple[str, Task | None], Rows] = {}
+    for stage in stages:
+        for source in asked[stage.name]:
+            key = (source.spec.tokenizer, _texts_of(stage))
+            if source.spec.tokenizer == student.tokenizer or key in made:
+                continue
+            tokenizer = load_tokenizer(source.folder)
+            own = replace(setup, max_tokens=source.max_tokens)
+            made[key] = (
+                _raw_rows(tokenizer, raw, stage.task, own)
+                if stage.raw
+                else split_rows(tokenizer, task.train, task, own)
+            )
+    return made
 
 
 def _loaded(
@@ -215,7 +259,9 @@ def _loaded(
 def _with_language_head(
     student: TrainingModel, task: Task, teachers: Sequence[TrainingModel], seed: int
 ) -> TrainingModel:
-    source = teachers[0].model if teachers else None
+    # The head of a model with other tokens has other outcomes.
+    kin = [teacher for teacher in teachers if teacher.spec.tokenizer == student.spec.tokenizer]
+    source = kin[0].model if kin else None
     model, spec = with_language_head(
         student.model, student.family, student.spec, task, source=source, seed=seed
     )

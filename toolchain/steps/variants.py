@@ -17,6 +17,7 @@ class Variant:
 
     `path` is a Hugging Face folder (torch) or an .onnx file; `parent` the variant it must equal;
     `digest` the sha256 of the file that holds its weights, `published` its place in the output.
+    `max_tokens` is the most it reads of a row where that is not what the others read.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Variant:
     parent: str = ""
     opset: int = 0
     published: str = ""
+    max_tokens: int | None = None
 
     @property
     def runtime(self) -> str:

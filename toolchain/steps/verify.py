@@ -72,7 +72,7 @@ def verify(
     verdicts: list[Verdict] = []
     for done, variant in enumerate(variants):
         progress.advance("verify", done, len(variants))
-        splits = _splits(variant.folder, task, max_tokens, read)
+        splits = _splits(variant.folder, task, variant.max_tokens or max_tokens, read)
         results = {
             name: _logits(variant, rows, threads, task.task) for name, rows in splits.items()
         }

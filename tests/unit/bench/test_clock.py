@@ -100,6 +100,15 @@ def test_within_a_round_all_contenders_answer_the_same_feeds(sessions, rows):
         assert by_contender["a"] == by_contender["b"] == by_contender["c"]
 
 
+def test_a_contender_with_feeds_of_its_own_answers_these_alone(sessions, rows):
+    feeds, other = task_lengths(rows, 8, 0), fixed_length(rows, 6, 5, 3)
+    load = Load(tokens="task", min_seconds=0.001, min_runs=8, warmup=1)
+    clock.alternate(sessions, load, feeds, 4, finished=lambda: None, own={"b": other})
+    for name, session in sessions.items():
+        asked = other if name == "b" else feeds
+        assert set(session.fed) == {feed["input_ids"].tobytes() for feed in asked}
+
+
 def test_every_block_is_warmed_up_by_runs_that_are_not_measured(sessions, rows):
     runs = []
     load = Load(tokens=8, min_seconds=0.5, min_runs=10, warmup=5)

@@ -22,6 +22,7 @@ JOB = Job(
     provider="CPUExecutionProvider",
     rounds=4,
     made_with={"cpu": "x", "torch": "2"},
+    own={"b": ("5", "6")},
 )
 RESULT = LoadResult(
     job=JOB.digest,
@@ -39,6 +40,7 @@ def test_a_job_is_read_as_it_was_written():
     [
         {"models": ("1", "other")},
         {"feeds": ("3", "other")},
+        {"own": {"b": ("5", "other")}},
         {"loads": (Load(tokens=16), Load(tokens="task", min_runs=8))},
         {"threads": 2},
         {"provider": "CUDAExecutionProvider"},

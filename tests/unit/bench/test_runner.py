@@ -1,6 +1,7 @@
 import json
 import sys
 
+import numpy as np
 import psutil
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
@@ -46,6 +47,29 @@ def run(tmp_path, heard):
 
 def result_file(tmp_path, number=0):
     return tmp_path / "work" / f"load-{number}.json"
+
+
+def test_a_model_of_fewer_tokens_is_timed_on_feeds_of_its_own(onnx_file, rows, tmp_path, heard):
+    small = [{**row, "input_ids": np.minimum(row["input_ids"], 4)} for row in rows]
+    found = time_contenders(
+        [
+            Contender("small", "onnxruntime", onnx_file("small", vocab=5)),
+            Contender("large", "onnxruntime", onnx_file("large")),
+        ],
+        [(load(), fixed_length(rows, 8, 4, 0)), (load("task"), task_lengths(rows, 8, 0))],
+        target="host",
+        fidelity="measured",
+        threads=1,
+        provider="CPUExecutionProvider",
+        rounds=ROUNDS,
+        work=tmp_path / "work",
+        progress=heard(),
+        own={"small": [fixed_length(small, 8, 4, 0), task_lengths(small, 8, 0)]},
+    )
+    assert [m.model for m in found] == ["small", "large"] * 2
+    assert all(len(m.samples_ns) >= 40 for m in found)
+    names = sorted(path.name for path in (tmp_path / "work").glob("feeds-*"))
+    assert names == ["feeds-0-0.npz", "feeds-0.npz", "feeds-1-0.npz", "feeds-1.npz"]
 
 
 def test_measurements_come_load_by_load_and_say_what_they_are_of(contenders, rows, run, heard):

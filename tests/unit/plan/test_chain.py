@@ -2,21 +2,37 @@
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_teacher
+from toolchain.data.sources import Split, TaskData, load_task
+from toolchain.distill.aggregation import Correctness, Mean
+from toolchain.distill.compose import compose
 from toolchain.errors import UsageError
+from toolchain.models.checkpoint import inspect
 from toolchain.models.tokenizers import same_tokenizer
 from toolchain.plan import Plan, make_plan
 from toolchain.plan.chain import source_of, suggested
-from toolchain.recipe import load_recipe
+from toolchain.plan.teachers import trained_together
+from toolchain.plan.tokenizers import with_tokenizers
+from toolchain.plan.training import stage_plans
+from toolchain.recipe import Columns, load_recipe
 from toolchain.spec import ModelSpec
 
 BASE = ModelSpec(
     family="bert", layers=12, width=768, heads=12, ffn=3072, vocab=30522, max_tokens=512,
     num_labels=2,
+)  # fmt: skip
+
+
+ROWS = Split(texts=("a b",), texts_b=None, labels=(), file="text.txt")
+TEXT = TaskData(
+    name="text", task="causal_lm", kind="single", labels=(), named=False, train=ROWS, dev=ROWS,
+    test=None, digest="", files=(), notes=(),
 )  # fmt: skip
 
 
@@ -63,17 +79,80 @@ def test_methods_for_several_teachers_refuse_one(
     assert "teachers=[DIR, ...]" in said
 
 
-def test_teachers_with_different_tokenizers_are_refused_by_name(
-    teacher_folder: Path, second: Path, task_folder: Path, tmp_path: Path
-):
-    other = Path(shutil.copytree(second, tmp_path / "other"))
+@pytest.fixture(scope="module")
+def cased(second: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The deeper classifier with another tokenizer."""
+    other = Path(shutil.copytree(second, tmp_path_factory.mktemp("cased") / "other"))
     file = other / "tokenizer.json"
     content = json.loads(file.read_text())
     content["normalizer"]["lowercase"] = not content["normalizer"]["lowercase"]
     file.write_text(json.dumps(content))
-    said = refused(teacher_folder, task_folder, f"teachers=[{other}]")
-    assert f"teachers {teacher_folder} and {other} have different tokenizers" in said
-    assert "uld" in said
+    return other
+
+
+def test_tokenizers_are_named_by_the_first_model_that_has_them(
+    teacher_folder: Path, second: Path, cased: Path, task_folder: Path
+):
+    plan = planned(teacher_folder, task_folder, "method=kd", f"teachers=[{second}, {cased}]")
+    names = [spec.tokenizer for spec in plan.teacher_specs]
+    assert names == [str(teacher_folder), str(teacher_folder), str(cased)]
+    assert plan.student.tokenizer == str(teacher_folder)
+    assert f"teacher {cased} has another tokenizer than the student" in " ".join(plan.reasons)
+    assert str(second) not in " ".join(plan.reasons)
+
+
+def test_terms_on_tokens_refuse_a_second_teacher_with_another_tokenizer_by_name(
+    teacher_folder: Path, second: Path, cased: Path, task_folder: Path
+):
+    planned(teacher_folder, task_folder, "method=tinybert", f"teachers=[{second}]")
+    said = refused(teacher_folder, task_folder, "method=tinybert", f"teachers=[{cased}]")
+    assert f"the student reads the tokens of {teacher_folder}, the teacher those of {cased}" in said
+    assert "term 'tinybert/" in said
+
+
+def test_an_assistant_reads_what_its_teacher_reads_and_the_student_its_own(
+    teacher_folder: Path, cased: Path, task_folder: Path
+):
+    options = {"teacher": str(cased), "data": {"path": str(task_folder)}}
+    options |= {"student": {"path": str(teacher_folder)}}
+    settings = ["threads=1", "method=takd", "assistants=[{layers: 5, ffn: 60, init: random}]"]
+    plan = make_plan(load_recipe(None, options, settings), task_folder / "out")
+    assert plan.assistants[0].spec.tokenizer == str(cased)
+    assert plan.stages[0].terms[0].specs[1].tokenizer == str(cased)
+    assert plan.student.tokenizer == str(teacher_folder)
+
+
+def test_teachers_weighed_token_by_token_need_the_students_tokens():
+    decoder = replace(BASE, causal=True, task="causal_lm", num_labels=0, tokenizer="a")
+    other = replace(decoder, tokenizer="b")
+    recipe = load_recipe(None, {"teacher": "a", "data": {"path": "d"}}, ["max_steps=1"])
+    for weigh, kin in ((Mean(), False), (Correctness(), True), (Correctness(), False)):
+        weighed = replace(compose("uld", {}), aggregation=weigh)
+        teachers = (decoder, decoder if kin else other)
+        made = partial(stage_plans, recipe, weighed, decoder, teachers, TEXT, (), [], lm_heads=True)
+        if kin or not weigh.reads_teachers:
+            assert made()[0].parts.aggregation == weigh
+            continue
+        with pytest.raises(UsageError) as refusal:
+            made()
+        assert "correctness: it weighs the teachers token by token" in str(refusal.value)
+        assert "tokens of a, the teacher those of b" in str(refusal.value)
+
+
+def test_bare_teachers_with_different_tokenizers_share_no_head(
+    encoder_folder: Path, task_folder: Path, tmp_path: Path
+):
+    other = Path(shutil.copytree(encoder_folder, tmp_path / "other"))
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace('"lowercase": true', '"lowercase": false'))
+    bare = with_tokenizers([inspect(str(folder)) for folder in (encoder_folder, other)])
+    task = load_task(str(task_folder), columns=Columns(), teacher_labels=None)
+    specs = [checkpoint.spec for checkpoint in bare]
+    with pytest.raises(UsageError, match="on the same tokens") as refusal:
+        trained_together(compose("mt_bert", {}), bare, specs, task, [])
+    assert f"{encoder_folder} and {other} have different tokenizers" in str(refusal.value)
+    kin = [replace(spec, tokenizer="one") for spec in specs]
+    assert trained_together(compose("mt_bert", {}), bare, kin, task, [])
 
 
 def test_settings_of_a_call_do_not_make_another_tokenizer(second: Path, tmp_path: Path):

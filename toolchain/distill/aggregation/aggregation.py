@@ -55,13 +55,15 @@ class Lesson(NamedTuple):
 class Aggregation:
     """Weighs teachers row by row. Base of all; a frozen dataclass with its settings.
 
-    With fewer than `needs_teachers` it is left out. One that `learns` is asked for a lesson after
-    every step, when the student has been updated.
+    With fewer than `needs_teachers` it is left out. One that `reads_teachers` weighs them by what
+    they said, row by row. One that `learns` is asked for a lesson after every step, when the
+    student has been updated.
     """
 
     key: ClassVar[str] = ""
     needs_teachers: ClassVar[int] = 2
     needs_labels: ClassVar[bool] = False
+    reads_teachers: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     stages: ClassVar[tuple[Stage, ...]] = ("general", "inter", "pred")
 

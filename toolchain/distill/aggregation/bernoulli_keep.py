@@ -25,6 +25,7 @@ class BernoulliKeep(Aggregation):
     """
 
     key: ClassVar[str] = "bernoulli_keep"
+    reads_teachers: ClassVar[bool] = False
     survival: float = 0.75
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class EntropyRank(Aggregation):
     """
 
     key: ClassVar[str] = "entropy_rank"
+    reads_teachers: ClassVar[bool] = False
     how: Literal["hard", "soft"] = "soft"
     order: tuple[int, ...] = ()
 

@@ -17,6 +17,7 @@ class Mean(Aggregation):
     """1 / K for each of K teachers."""
 
     key: ClassVar[str] = "mean"
+    reads_teachers: ClassVar[bool] = False
 
     def weights(self, said: Said, module: "Module | None") -> "Tensor":  # noqa: ARG002
         """Return 1 / K everywhere, (K, P)."""

@@ -17,6 +17,7 @@ class Sum(Aggregation):
     """1 for each teacher."""
 
     key: ClassVar[str] = "sum"
+    reads_teachers: ClassVar[bool] = False
 
     def weights(self, said: Said, module: "Module | None") -> "Tensor":  # noqa: ARG002
         """Return 1 everywhere, (K, P)."""

@@ -13,8 +13,10 @@ __all__ = ["ULD"]
 class ULD(Method):
     """L = CE + weight sum |sorted p_S - sorted p_T|, weight = 1.5; arXiv 2402.12030.
 
-    The shorter distribution is padded with zeros. Token identity plays no part. Student and teacher
-    must read the same positions: texts are tokenised once.
+    The shorter distribution is padded with zeros. Token identity plays no part. With another
+    tokenizer the teacher reads the same text in tokens of its own, and the first min(N_S, N_T)
+    supervised ones of each text are compared by their place; the mean is over these, the paper's
+    over the batch.
     """
 
     weight: float = 1.5

@@ -28,6 +28,7 @@ class L1Sorted(Objective):
 
     key: ClassVar[str] = "l1_sorted"
     distribution: ClassVar[bool] = True
+    any_tokens: ClassVar[bool] = True
     held: ClassVar[float] = 4.0
     spare: ClassVar[float] = 5.0
 

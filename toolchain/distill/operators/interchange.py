@@ -13,6 +13,7 @@ from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Operator, Passes, Patches, View
 from toolchain.distill.shapes import Unfit
 from toolchain.distill.stages import Stage
+from toolchain.distill.tokens import require_same_tokens
 from toolchain.lazy import lazy
 from toolchain.spec import ModelSpec
 
@@ -48,6 +49,12 @@ class Interchange(Operator):
         """Require a span that exists and blocks that can be aligned."""
         if not 0 <= self.span <= 1:
             raise Unfit(f"the span is {self.span:g} of a sentence", "give a part between 0 and 1")
+        require_same_tokens(
+            "it exchanges the activations of the same tokens in both models",
+            "use a method that exchanges none, such as kd",
+            student,
+            teacher,
+        )
         if student.layers > teacher.layers:
             raise Unfit(
                 f"it aligns each block of the student with blocks of the teacher: the student has "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from toolchain.distill.context import Moment
 from toolchain.distill.operators.operator import Operator, Passes
 from toolchain.distill.shapes import Unfit
+from toolchain.distill.tokens import require_same_tokens
 from toolchain.lazy import lazy
 from toolchain.spec import ModelSpec
 
@@ -46,6 +47,12 @@ class StudentGenerate(Operator):
                     f"is a model for {spec.task}",
                     "use causal language models, and data with prompts and answers or plain text",
                 )
+        require_same_tokens(
+            "the teacher judges the tokens the student sampled",
+            "use uld on the data's answers, or seqkd",
+            student,
+            teacher,
+        )
 
     def prepare(self, batch: "Batch", passes: Passes, moment: Moment) -> "Batch":
         """Return the batch as it is, or with answers of the student's own."""

@@ -12,6 +12,7 @@ from toolchain import layermap
 from toolchain.distill.context import Moment
 from toolchain.distill.shapes import Unfit
 from toolchain.distill.surgery.surgery import Operation, Surgery
+from toolchain.distill.tokens import require_same_tokens
 from toolchain.errors import UsageError
 from toolchain.lazy import lazy
 from toolchain.spec import ModelSpec
@@ -71,6 +72,12 @@ class ReplaceModules(Surgery):
                 f"start is {self.start:g} and until {self.until:g}",
                 "start is a probability from 0.01 to 1, until a part of the stage from 0 to 1",
             )
+        require_same_tokens(
+            "the teacher's blocks stand in for the student's, on the same tokens",
+            "use a method that exchanges no blocks, such as kd",
+            student,
+            teacher,
+        )
         if student.layers > teacher.layers:
             raise Unfit(
                 f"{student.layers} student blocks cannot share {teacher.layers} teacher blocks",

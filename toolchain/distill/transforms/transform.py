@@ -55,8 +55,12 @@ class Transform(Protocol):
 
 
 class Fixed:
-    """Base of transforms that learn nothing and keep their shape."""
+    """Base of transforms that learn nothing and keep their shape.
 
+    `by_token` says that it finds the tokens of one side among those of the other.
+    """
+
+    by_token: ClassVar[bool] = False
     side: ClassVar[Side] = "both"
     owner: ClassVar[Owner] = "term"
     group: ClassVar[str] = ""

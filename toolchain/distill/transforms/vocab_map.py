@@ -24,6 +24,7 @@ class VocabMap(Fixed):
     """
 
     key: ClassVar[str] = "vocab_map"
+    by_token: ClassVar[bool] = True
     side: ClassVar[Side] = "teacher"
     outcomes: int = 0
 
