@@ -180,7 +180,11 @@ class Distiller(nn.Module):
         numerators = []
         for i, pair in enumerate(pairs):
             share = term.schedule.of_pair(context.moment.progress, i, len(pairs))
-            numerators.append(share * self._compared(bound, pair, teacher, context))
+            if share:
+                numerators.append(share * self._compared(bound, pair, teacher, context))
+            else:
+                # Not zero times its value: a gradient of zeros would still decay the weights.
+                numerators.append(_no_rows(bound, context))
         module = self._module(_match_key(bound))
         combined = term.match.combine(bound.layer_map, numerators, module)
         return combined / len(pairs) if term.layers == "mean" else combined
@@ -300,6 +304,11 @@ def _said(plain: Seen) -> Said:
         context=plain.context,
         knowledge=plain.student,
     )
+
+
+def _no_rows(bound: BoundTerm, context: Context) -> Tensor:
+    rows = context.rows if bound.term.reduction.over == "logits" else context.mask_BN.shape[0]
+    return context.mask_BN.new_zeros(rows, dtype=torch.float32)
 
 
 def _by_rows(bound: BoundTerm) -> bool:

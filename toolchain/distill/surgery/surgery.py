@@ -51,7 +51,8 @@ class Surgery:
     """
 
     key: ClassVar[str] = ""
-    stages: ClassVar[tuple[Stage, ...]] = ("pred",)
+    # A kind whose stages are a setting declares them as a field.
+    stages: tuple[Stage, ...] = ("pred",)
     hides: ClassVar[frozenset[str]] = frozenset()
     one_teacher: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
