@@ -214,7 +214,7 @@ class Distiller(nn.Module):
                 # Not zero times its value: a gradient of zeros would still decay the weights.
                 numerators.append(_no_rows(bound, context))
         module = self._module(_match_key(bound))
-        combined = term.match.combine(bound.layer_map, numerators, module)
+        combined = term.match.combine(bound.layer_map, numerators, module, context)
         if term.layers == "mean":
             combined = combined / len(pairs)
         return combined, self._turn_of(bound, progress, numerators)

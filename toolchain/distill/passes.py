@@ -17,6 +17,7 @@ from toolchain.distill.generation import prompts_of, sampled, with_answers
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
+from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import LANGUAGE, ModelSpec
@@ -32,7 +33,8 @@ class StepPasses:
     """Runs the models of a stage; operators ask it for further passes.
 
     `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
-    a student with a `vocabulary` of its own reads its own ids for them.
+    a student with a `vocabulary` of its own reads its own ids for them. `surgery` says which of the
+    student's blocks stand.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class StepPasses:
         operators: Sequence[Operator],
         clock: "Callable[[str], AbstractContextManager[None]]",
         vocabulary: Vocabulary | None = None,
+        surgery: Operation | None = None,
     ) -> None:
         self._model, self._recorder, self._spec = model, recorder, spec
         self._teachers, self._distiller = tuple(teachers), distiller
         self._operators, self._clock = tuple(operators), clock
-        self._moment = Moment()
+        self._moment, self._surgery = Moment(), surgery
         self._ids: tuple[Tensor, Tensor] | None = None
         if vocabulary:
             own_V = torch.from_numpy(vocabulary.new_of_old)
@@ -154,6 +157,7 @@ class StepPasses:
             moment=self._moment,
             causal=self._spec.causal,
             kept_K=None if self._ids is None else self._ids[1].to(rows.labels_P.device),
+            standing=self._surgery.standing if self._surgery else None,
         )
         return Seen(view.student, view.teachers, context)
 

@@ -131,6 +131,7 @@ class _Loop:
             parts.operators,
             self._timed,
             student.vocabulary,
+            self.surgery,
         )
         self.state = TrainingState()
         self.told = False
