@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolchain.data.batching import Batch
@@ -34,7 +34,7 @@ class StepPasses:
 
     `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
     a student with a `vocabulary` of its own reads its own ids for them. `surgery` says which of the
-    student's blocks stand.
+    student's blocks stand, `memories` what operators remember, by their keys.
     """
 
     def __init__(
@@ -48,11 +48,13 @@ class StepPasses:
         clock: "Callable[[str], AbstractContextManager[None]]",
         vocabulary: Vocabulary | None = None,
         surgery: Operation | None = None,
+        memories: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self._model, self._recorder, self._spec = model, recorder, spec
         self._teachers, self._distiller = tuple(teachers), distiller
         self._operators, self._clock = tuple(operators), clock
         self._moment, self._surgery = Moment(), surgery
+        self._memories = memories or {}
         self._ids: tuple[Tensor, Tensor] | None = None
         if vocabulary:
             own_V = torch.from_numpy(vocabulary.new_of_old)
@@ -119,6 +121,10 @@ class StepPasses:
             for ids, wanted in zip(prompts, asked, strict=True)
         ]
         return with_answers(batch, prompts, answers)
+
+    def memory(self, key: str) -> nn.Module:
+        """Return what the operator called `key` remembers."""
+        return self._memories[key]
 
     def prepared(self, batch: Batch, moment: Moment) -> Batch:
         """Return the batch the step trains on."""
