@@ -74,7 +74,7 @@ def main() -> None:
         _one(options)
         return
     names = options.methods or [n for n in methods.names() if n != BASELINE]
-    seeds, steps, tasks = options.seeds, options.steps, TASKS
+    seeds, steps, tasks = options.seeds, options.steps, tuple(options.tasks)
     if options.quick:
         seeds, steps, tasks = 1, 16, ("trec6",)
     for task in tasks:
@@ -96,6 +96,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--methods", nargs="*", help="these only")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS, help="these only")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -130,6 +130,24 @@ def test_a_general_stage_distils_the_language_head(
     assert {"distilbert/soft", "distilbert/labels"} <= set(parts)
 
 
+def test_mobilebert_learns_block_for_block_and_then_the_language_head(
+    masked_teacher: Path, task_folder: Path, raw: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run("compress", "--teacher", str(masked_teacher), "--data", str(task_folder), "-o", str(out),
+        "--layers", "4", "--method", "mobilebert", f"data.raw={raw}", "--max-steps", "8",
+        "method_options.mobilebert.stage=general", "method_options.mobilebert.blocks=0.5",
+        *STEPS[2:], *LOOSE)  # fmt: skip
+    report = json.loads((out / "report" / "report.json").read_text())
+    curves = [c for c in report["curves"] if c["run"] == "distill"]
+    assert [c["stage"] for c in curves] == ["general", "pred"]
+    parts = curves[0]["points"]["parts"]
+    layers, soft = parts["mobilebert/features"], parts["mobilebert/soft"]
+    assert len(layers) == len(soft) == 8
+    assert [value > 0 for value in layers] == [True] * 4 + [False] * 4
+    assert [value > 0 for value in soft] == [False] * 4 + [True] * 4
+
+
 def test_a_general_stage_without_the_teachers_language_head_is_refused(
     encoder_folder: Path, task_folder: Path, raw: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -160,7 +160,8 @@ def _merge(terms: list[Term]) -> tuple[list[Term], tuple[str, ...]]:
     notes = []
     for term in terms:
         labels = term.extract.kind == "labels"
-        key = ("labels", term.stage, term.schedule, term.view) if labels else term.same
+        when = (term.stage, term.schedule, term.clock, term.view)
+        key = ("labels", *when) if labels else term.same
         other = kept.get(key)
         if other is None:
             kept[key] = term

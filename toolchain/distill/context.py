@@ -59,7 +59,8 @@ class Context:
     is sequence b). `outcomes` (broadcastable) is true where an outcome of a distribution exists:
     the distiller sets it for maps over pairs of tokens, whose outcomes are keys. `guide` is the
     teacher's knowledge a term asked for as guidance. `kept_K` are the teacher's ids of the outcomes
-    of a student with a vocabulary of its own, in the student's order.
+    of a student with a vocabulary of its own, in the student's order. `standing` are the student's
+    blocks, from 1, that a surgery has left in this step (None: all).
     """
 
     mask_BN: "Tensor"
@@ -70,6 +71,7 @@ class Context:
     outcomes: "Tensor | None" = None
     guide: "Tensor | None" = None
     kept_K: "Tensor | None" = None
+    standing: frozenset[int] | None = None
 
     @property
     def rows(self) -> int:

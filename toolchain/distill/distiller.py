@@ -22,6 +22,7 @@ from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
 from toolchain.distill.objectives.objective import log_softmax
 from toolchain.distill.positions import Alignment
+from toolchain.distill.skips import Skips
 from toolchain.distill.term import BoundTerm
 
 __all__ = ["Apart", "Distiller", "Observer", "Seen"]
@@ -92,6 +93,8 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         """Return each term's value before weight and schedule, for one micro-batch.
 
+        Of a term that a clock watches, `<term>/turn` is the value of the layer whose turn it is.
+
         `seen` holds the plain view and those of operators; terms whose view is not there, or that
         have no denominator, are left out. `denominators` are those of the whole global batch, so
         that the values of micro-batches and ranks add up to one masked mean.
@@ -104,14 +107,19 @@ class Distiller(nn.Module):
             for bound in self.terms:
                 if bound.term.view not in seen or bound.name not in denominators:
                     continue
-                if not bound.term.schedule(plain.context.moment.progress):
-                    values[bound.name] = plain.context.mask_BN.new_zeros((), dtype=torch.float32)
-                    continue
-                rows = self._rows(bound, seen[bound.term.view])
-                if weights_KP is not None and bound.requests("teacher"):
-                    apart = plain.apart.get(bound.teacher)
-                    rows = self._weighed(bound, rows, weights_KP, plain.context, apart)
-                values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
+                zero = plain.context.mask_BN.new_zeros((), dtype=torch.float32)
+                turn = zero
+                if bound.term.schedule(self._progress(bound, plain.context.moment)):
+                    rows, own_turn = self._rows(bound, seen[bound.term.view])
+                    turn = turn if own_turn is None else own_turn
+                    if weights_KP is not None and bound.requests("teacher"):
+                        apart = plain.apart.get(bound.teacher)
+                        rows = self._weighed(bound, rows, weights_KP, plain.context, apart)
+                    values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
+                else:
+                    values[bound.name] = zero
+                if _is_watched(bound):
+                    values[_turn(bound)] = turn / (denominators[bound.name] or 1.0)
         return values
 
     def total(self, values: Mapping[str, Tensor], moment: Moment) -> Tensor:
@@ -122,7 +130,10 @@ class Distiller(nn.Module):
         """Return each term's share of the loss: weight, schedule and balance applied."""
         scales = self.balance.scales() if self.balance else [1.0] * len(self.terms)
         return {
-            b.name: b.term.weight * b.term.schedule(moment.progress) * scale * values[b.name]
+            b.name: b.term.weight
+            * b.term.schedule(self._progress(b, moment))
+            * scale
+            * values[b.name]
             for b, scale in zip(self.terms, scales, strict=True)
             if b.name in values
         }
@@ -154,6 +165,11 @@ class Distiller(nn.Module):
                 module: object = self._module(key)
                 if isinstance(module, Observer):
                     module.observe(values[bound.name])
+        for key in {_clock_key(b) for b in self.terms if _is_watched(b)}:
+            watched = [b for b in self.terms if _is_watched(b) and _clock_key(b) == key]
+            clock: object = self._module(key)
+            assert isinstance(clock, Observer)
+            clock.observe(max(values[_turn(b)] for b in watched))
 
     def adopt(self, learned: Mapping[str, Tensor]) -> None:
         """Go on from what an earlier stage's distiller learned in groups of the same name."""
@@ -180,6 +196,8 @@ class Distiller(nn.Module):
             self._grouped.add(key)
         if key not in self.learned:
             self._own(key, bound.term.match.module(bound.layer_map))
+        if bound.term.clock and _is_watched(bound):
+            self._own(_clock_key(bound), bound.term.clock.module(len(bound.layer_map.pairs)))
 
     def _own(self, key: str, module: nn.Module | None) -> None:
         if module is not None:
@@ -188,12 +206,21 @@ class Distiller(nn.Module):
     def _module(self, key: str) -> nn.Module | None:
         return dict(self.learned.items()).get(key)
 
-    def _rows(self, bound: BoundTerm, seen: Seen) -> Tensor:
+    def _progress(self, bound: BoundTerm, moment: Moment) -> float:
+        """Return what the term's schedule reads."""
+        if bound.term.clock is None:
+            return moment.progress
+        clock = self._module(_clock_key(bound))
+        assert isinstance(clock, Skips), f"{bound.name}: its clock watches no term of the stage"
+        return clock.at(moment)
+
+    def _rows(self, bound: BoundTerm, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Return the value of each row, and the sum of the layer's whose turn a clock watches."""
         term = bound.term
         if term.extract.is_gold:
             assert seen.context.labels_P is not None, "these rows have no labels"
             logits = _logits(bound, seen.student)
-            return bound.objective(logits, seen.context.labels_P, seen.context)
+            return bound.objective(logits, seen.context.labels_P, seen.context), None
         teacher = seen.teachers[bound.teacher]
         context = seen.around(bound)
         if term.reduction.over in ("query", "pair"):
@@ -202,12 +229,29 @@ class Distiller(nn.Module):
         # Pairs of a random matching change from step to step; their number does not.
         pairs = list(term.match.pair(bound.layer_map, *matched, context))
         numerators = []
+        progress = self._progress(bound, context.moment)
         for i, pair in enumerate(pairs):
-            share = term.schedule.of_pair(context.moment.progress, i, len(pairs))
-            numerators.append(share * self._compared(bound, pair, teacher, context))
+            share = term.schedule.of_pair(progress, i, len(pairs))
+            if share:
+                numerators.append(share * self._compared(bound, pair, teacher, context))
+            else:
+                # Not zero times its value: a gradient of zeros would still decay the weights.
+                numerators.append(_no_rows(bound, context))
         module = self._module(_match_key(bound))
-        combined = term.match.combine(bound.layer_map, numerators, module)
-        return combined / len(pairs) if term.layers == "mean" else combined
+        combined = term.match.combine(bound.layer_map, numerators, module, context)
+        if term.layers == "mean":
+            combined = combined / len(pairs)
+        return combined, self._turn_of(bound, progress, numerators)
+
+    def _turn_of(
+        self, bound: BoundTerm, progress: float, numerators: Sequence[Tensor]
+    ) -> Tensor | None:
+        if not _is_watched(bound):
+            return None
+        clock = self._module(_clock_key(bound))
+        assert isinstance(clock, Skips)
+        turn = clock.turn(progress)
+        return numerators[turn].detach().sum() if turn < len(numerators) else None
 
     def _pairs(
         self, bound: BoundTerm, seen: Seen, context: Context
@@ -310,6 +354,21 @@ def _match_key(bound: BoundTerm) -> str:
     return _safe(f"{group}_{bound.teacher}" if group else f"{bound.name}_match")
 
 
+def _clock_key(bound: BoundTerm) -> str:
+    """Return the name of the clock's state: a method has one."""
+    assert bound.term.clock is not None
+    return _safe(f"{bound.term.name.rpartition('/')[0]}_{bound.term.clock.watched}_clock")
+
+
+def _is_watched(bound: BoundTerm) -> bool:
+    clock = bound.term.clock
+    return clock is not None and bound.term.name.rpartition("/")[2] == clock.watched
+
+
+def _turn(bound: BoundTerm) -> str:
+    return f"{bound.name}/turn"
+
+
 def _layers(bound: BoundTerm, side: str) -> tuple[int, ...]:
     return bound.layer_map.student if side == "student" else bound.layer_map.teacher
 
@@ -335,6 +394,11 @@ def _said(plain: Seen) -> Said:
         context=plain.context,
         knowledge=plain.student,
     )
+
+
+def _no_rows(bound: BoundTerm, context: Context) -> Tensor:
+    rows = context.rows if bound.term.reduction.over == "logits" else context.mask_BN.shape[0]
+    return context.mask_BN.new_zeros(rows, dtype=torch.float32)
 
 
 def _by_rows(bound: BoundTerm) -> bool:

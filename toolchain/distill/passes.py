@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolchain.data.batching import Batch, collate
@@ -18,6 +18,7 @@ from toolchain.distill.generation import prompts_of, sampled, with_answers
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import Positions, aligned, positions_of
+from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import LANGUAGE, ModelSpec
@@ -34,7 +35,8 @@ class StepPasses:
 
     `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
     a student with a `vocabulary` of its own reads its own ids for them. A teacher with rows of its
-    own, in other tokens, reads those of the same numbers.
+    own, in other tokens, reads those of the same numbers. `surgery` says which of the student's
+    blocks stand, `memories` what operators remember, by their keys.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class StepPasses:
         operators: Sequence[Operator],
         clock: "Callable[[str], AbstractContextManager[None]]",
         vocabulary: Vocabulary | None = None,
+        surgery: Operation | None = None,
+        memories: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self._model, self._recorder, self._spec = model, recorder, spec
         self._teachers, self._distiller = tuple(teachers), distiller
         self._operators, self._clock = tuple(operators), clock
-        self._moment = Moment()
+        self._moment, self._surgery = Moment(), surgery
+        self._memories = memories or {}
         self._read: dict[int, tuple[tuple[int, ...], int, Batch]] = {}
         self._ids: tuple[Tensor, Tensor] | None = None
         if vocabulary:
@@ -134,6 +139,10 @@ class StepPasses:
         ]
         return with_answers(batch, prompts, answers)
 
+    def memory(self, key: str) -> nn.Module:
+        """Return what the operator called `key` remembers."""
+        return self._memories[key]
+
     def prepared(self, batch: Batch, moment: Moment) -> Batch:
         """Return the batch the step trains on."""
         for operator in self._operators:
@@ -171,6 +180,7 @@ class StepPasses:
             moment=self._moment,
             causal=self._spec.causal,
             kept_K=None if self._ids is None else self._ids[1].to(rows.labels_P.device),
+            standing=self._surgery.standing if self._surgery else None,
         )
         apart = {
             index: self._apart(index, view.batch, rows, context)

@@ -103,9 +103,13 @@ class Unlock(Schedule):
         """Return 1 while any pair counts."""
         return 1.0 if self.how == "stacked" or progress < self.ends else 0.0
 
+    def turn(self, progress: float, pairs: int) -> int:
+        """Return the pair whose turn it is, from 0; `pairs` when all have had theirs."""
+        return min(pairs, int(progress / self.ends * pairs + 1e-9))
+
     def of_pair(self, progress: float, pair: int, pairs: int) -> float:
         """Return 1 for pairs that are unlocked."""
-        current = int(progress / self.ends * pairs + 1e-9)
+        current = self.turn(progress, pairs)
         unlocked = pair <= current if self.how == "stacked" else pair == current
         return 1.0 if unlocked else 0.0
 

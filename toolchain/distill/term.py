@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 from toolchain.distill.aggregation import Aggregation
+from toolchain.distill.clock import Clock
 from toolchain.distill.extract import Extract, Request
 from toolchain.distill.matching import Matching, Whole
 from toolchain.distill.objectives import Objective
@@ -55,7 +56,8 @@ class Term:
     texts, "pred" trains the predictions. `layers` sums or averages the pairs of the matching.
     `guide` is the teacher's knowledge that steers a selection; it is never compared. `view` names
     the operator whose forward pass is read instead of the plain one. `every_teacher` terms are
-    added up over several teachers without the aggregation's weights.
+    added up over several teachers without the aggregation's weights. The schedule reads the run's
+    progress, or the `clock`.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Term:
     guide: Extract | None = None
     view: str = "plain"
     every_teacher: bool = False
+    clock: Clock | None = None
 
     @property
     def same(self) -> tuple[object, ...]:
@@ -85,6 +88,7 @@ class Term:
         at = "" if isinstance(self.match, Whole) else f" @ {self.match!r}"
         compared = f"{self.objective!r} {self.reduction.name}"
         when = "" if isinstance(self.schedule, Constant) else f", {self.schedule!r}"
+        when += f", {self.clock!r}" if self.clock else ""
         view = "" if self.view == "plain" else f", on {self.view}"
         return f"{self.name}: {self.weight:g} * {chain}{at} -> {compared}{when}{view}"
 

@@ -25,9 +25,11 @@ from toolchain.data.batching import Batch, Rows, collate, epoch_batches
 from toolchain.distill.capture import Recorder
 from toolchain.distill.checkpointing import TrainingState, restore, store, tensors_of
 from toolchain.distill.context import Moment
+from toolchain.distill.curve import Curve
 from toolchain.distill.distiller import Distiller, Seen
-from toolchain.distill.evaluate import evaluate
+from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.distill.extract import Request
+from toolchain.distill.operators import Judge
 from toolchain.distill.optimizer import clip, optimizer_of
 from toolchain.distill.passes import StepPasses
 from toolchain.distill.records import Parts, StageRun, Trained
@@ -40,7 +42,6 @@ from toolchain.progress import Progress
 
 __all__ = ["train"]
 
-_POINTS = 100
 # Each costs a backward pass per term: eight in a run, and never two within so many steps.
 _SHARE_READINGS, _SHARE_GAP = 8, 50
 
@@ -107,6 +108,9 @@ class _Loop:
             self.modules["surgery"] = self.surgery.module.to(device)
         self.kept = dict(self.modules)
         self.modules["distiller"] = self.distiller
+        found = {op.key: op.module() for op in parts.operators}
+        self.memories = nn.ModuleDict({key: own for key, own in found.items() if own is not None})
+        self.modules["operators"] = self.memories
         # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states
         # leaves parameters above them without gradients, which the wrapper takes for an error.
         self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
@@ -131,10 +135,12 @@ class _Loop:
             parts.operators,
             self._timed,
             student.vocabulary,
+            self.surgery,
+            dict(self.memories.items()),
         )
         self.state = TrainingState()
         self.told = False
-        self.writer = _tensorboard(run.tensorboard)
+        self.curve = Curve(run)
 
     def _readers(
         self, teachers: Sequence[TrainingModel], parts: Parts, device: torch.device
@@ -161,8 +167,7 @@ class _Loop:
         for teacher in self.teachers:
             teacher.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self.writer:
-            self.writer.close()
+        self.curve.close()
 
     def run_all(self) -> Trained:
         """Train from the last checkpoint to the end."""
@@ -174,6 +179,8 @@ class _Loop:
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
         with self.recorder, stop_between_steps() as stopping:
+            if not found:
+                self._judged()
             self.model.train()
             for step, chosen in self._order():
                 self._step(step, chosen)
@@ -316,13 +323,24 @@ class _Loop:
         with self._timed("evaluation"):
             answers = evaluate(self.student.model, self.dev, bf16=self.run.bf16)
             value = metrics.score(self.run.metric, answers.outputs, answers.labels)
+        self._judged(answers)
         self.state.evals.append({"step": self.state.step, "metric": value})
         self.progress.event("eval", run=self.run.name, step=self.state.step, metric=value)
-        if self.writer:
-            self.writer.add_scalar(f"dev/{self.run.metric}", value, self.state.step)
+        self.curve.show(f"dev/{self.run.metric}", value, self.state.step)
         if metrics.better(self.run.metric, value, self.state.best_metric):
             self.state.best_metric, self.state.best_step = value, self.state.step
             self._store(self.work / "best.safetensors", weights_only=True)
+
+    def _judged(self, answers: Answers | None = None) -> None:
+        """Tell operators that follow it the loss on dev, evaluated here where it is not given."""
+        judges = [m for m in self.memories.values() if isinstance(m, Judge)]
+        if not judges:
+            return
+        if answers is None:
+            with self._timed("evaluation"):
+                answers = evaluate(self.student.model, self.dev, bf16=self.run.bf16)
+        for judge in judges:
+            judge.judged(metrics.score("loss", answers.outputs, answers.labels))
 
     def _store(self, path: Path, *, weights_only: bool = False) -> None:
         if not self.accelerator.is_main_process:
@@ -334,24 +352,8 @@ class _Loop:
 
     def _log(self, value: float, lr: float, raw: Mapping[str, float]) -> None:
         run, step = self.run, self.state.step
-        every = max(1, run.steps // _POINTS)
         spent = sum(self.state.seconds.values())
-        window = self.state.window
-        seen = {"": value, "steps": 1.0, **raw}
-        for name, part in seen.items():
-            window[name] = window.get(name, 0.0) + part
-        if step % every == 0 or step == run.steps:
-            # A single step's loss is mostly the luck of its batch: points are means.
-            count = window["steps"]
-            parts = {name: window[name] / count for name in raw}
-            mean = window[""] / count
-            self.state.points.append({"step": step, "loss": mean, "lr": lr, "parts": parts})
-            window.clear()
-            if self.writer:
-                self.writer.add_scalar("train/loss", mean, step)
-                self.writer.add_scalar("train/lr", lr, step)
-                for name, part in parts.items():
-                    self.writer.add_scalar(f"train/{name}", part, step)
+        self.curve.take(self.state, value, lr, raw)
         self.progress.advance(
             run.name,
             step,
@@ -390,12 +392,3 @@ def _union(parts: Iterable[frozenset[Request]]) -> frozenset[Request]:
 
 def _without_step(reading: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in reading.items() if name != "step"}
-
-
-def _tensorboard(folder: Path | None) -> Any:
-    if folder is None:
-        return None
-    # Imported on request: it is an extra.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))

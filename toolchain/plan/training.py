@@ -64,7 +64,8 @@ def stage_plans(
     if raw and "general" not in wanted:
         raise UsageError(
             f"data.raw is given, but method {composition.text!r} has no general stage to read it",
-            "drop data.raw, or use a method with a general stage such as tinybert",
+            "drop data.raw, or use a method with a general stage such as tinybert, or mobilebert "
+            "with the option stage=general",
         )
     if "pred" not in wanted:
         wanted["pred"] = compose("finetune", {}).stages["pred"]

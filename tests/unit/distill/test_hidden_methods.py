@@ -494,12 +494,23 @@ class Lab:
         )
 
     def train(
-        self, method: str, run: StageRun, work: Path, *, layers: int = 2, stop: int = 0
+        self,
+        method: str,
+        run: StageRun,
+        work: Path,
+        *,
+        layers: int = 2,
+        stop: int = 0,
+        **options: object,
     ) -> tuple[Trained, dict[str, Tensor]]:
         student, teacher = self.models(layers)
-        chosen = compose(method, {})
+        chosen = compose(method, {method: options} if options else {})
         terms = tuple(bind(t, student.spec, teacher.spec) for t in chosen.stages[run.name])  # type: ignore[index]
-        parts = Parts(operators=chosen.operators)
+        surgery = chosen.surgery
+        parts = Parts(
+            operators=chosen.operators,
+            surgery=surgery if surgery and run.name in surgery.stages else None,
+        )
         progress = StopAt(stop) if stop else Null()
         done = train(student, [teacher], terms, parts, self.rows, self.rows, run, work, progress)
         return done, {k: v.clone() for k, v in student.model.state_dict().items()}
@@ -565,13 +576,16 @@ def test_forty_steps_lower_its_own_loss(
     assert end < start
 
 
-@pytest.mark.parametrize(("method", "layers"), [("rail_kd", 3), ("bert_emd", 2)])
+@pytest.mark.parametrize(
+    ("method", "stage", "layers"),
+    [("rail_kd", "pred", 3), ("bert_emd", "pred", 2), ("mobilebert", "inter", 4)],
+)
 @pytest.mark.parametrize("step", [9, 14])
 def test_a_run_with_draws_and_weights_ends_as_if_it_had_not_been_cut(
-    lab: Lab, tmp_path: Path, method: str, layers: int, step: int
+    lab: Lab, tmp_path: Path, method: str, stage: str, layers: int, step: int
 ) -> None:
     # Eight steps are an epoch, so two of them are redrawn after the cut.
-    run = dataclasses.replace(RUN, steps=20, batch_size=64, checkpoint_seconds=0.0)
+    run = dataclasses.replace(RUN, name=stage, steps=20, batch_size=64, checkpoint_seconds=0.0)
     whole, expected = lab.train(method, run, tmp_path / "whole", layers=layers)
     with pytest.raises(Killed):
         lab.train(method, run, tmp_path / "cut", layers=layers, stop=step)

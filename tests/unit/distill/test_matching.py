@@ -33,6 +33,9 @@ def around(epoch: int = 0, seed: int = 0) -> Context:
     return Context(mask_BN=torch.ones(4, 1, dtype=torch.long), moment=moment)
 
 
+AROUND = around()
+
+
 def layers(depth: int, *shape: int) -> dict[int, Tensor]:
     return {layer: draw(*shape) for layer in range(1, depth + 1)}
 
@@ -214,14 +217,14 @@ def test_the_flow_of_real_depths_is_that_of_a_linear_programme(rows: int, column
 def combined(match: matching.Emd, costs: list[list[float]], weights: LayerWeights) -> Tensor:
     layer_map = match.layers(len(costs), len(costs[0]))
     rows = [torch.tensor([c, 2 * c], dtype=torch.float64) for line in costs for c in line]
-    return match.combine(layer_map, rows, weights)
+    return match.combine(layer_map, rows, weights, AROUND)
 
 
 def test_one_layer_on_each_side_leaves_the_distance_itself() -> None:
     match = matching.Emd()
     weights = match.module(match.layers(1, 1))
     rows = draw(5).abs()
-    assert torch.equal(match.combine(match.layers(1, 1), [rows], weights), rows)
+    assert torch.equal(match.combine(match.layers(1, 1), [rows], weights, AROUND), rows)
 
 
 def test_equal_models_need_no_transport() -> None:
@@ -239,7 +242,7 @@ def test_the_flow_is_a_constant_for_the_gradient() -> None:
     rows = [
         torch.tensor([c], dtype=torch.float64, requires_grad=True) for c in (1.0, 5.0, 4.0, 2.0)
     ]
-    match.combine(layer_map, rows, match.module(layer_map)).sum().backward()
+    match.combine(layer_map, rows, match.module(layer_map), AROUND).sum().backward()
     assert [row.grad.item() for row in rows if row.grad is not None] == [0.5, 0.0, 0.0, 0.5]
 
 
@@ -316,8 +319,36 @@ def test_only_the_chosen_pairs_are_in_the_loss() -> None:
     for index, pair in enumerate(layer_map):
         if pair in costs:
             rows[index] = torch.full((4,), costs[pair]).double()
-    value = match.combine(layer_map, rows, None)
+    value = match.combine(layer_map, rows, None, AROUND)
     torch.testing.assert_close(value, torch.full((4,), 0.1 + 0.2).double())
+
+
+def assigned(costs: list[list[float]], standing: frozenset[int] | None) -> float:
+    """The value over pairs of student and teacher layers that cost this much; teacher 2 and 4."""
+    match = matching.DynamicArgmin((2, 4))
+    layer_map = match.layers(len(costs), 4)
+    context = Context(mask_BN=torch.ones(4, 1, dtype=torch.long), standing=standing)
+    student = {s: torch.full((1,), float(s)) for s in layer_map.student}
+    teacher = {t: torch.full((1,), float(t)) for t in layer_map.teacher}
+    pairs = list(match.pair(layer_map, student, teacher, context))
+    assert {int(p.student) for p in pairs} == set(standing or layer_map.student)
+    # Each pair's distance is that of the layers it really holds.
+    rows = [
+        torch.tensor([costs[int(p.student) - 1][(2, 4).index(p.teacher_layer)]]).double()
+        for p in pairs
+    ]
+    return match.combine(layer_map, rows, None, context).item()
+
+
+def test_layers_that_do_not_stand_are_never_the_nearest() -> None:
+    costs = [[5.0, 5.0], [0.5, 9.0], [2.0, 3.0], [9.0, 0.25]]
+    assert assigned(costs, None) == 0.5 + 0.25
+    assert assigned(costs, frozenset({1, 3, 4})) == 2.0 + 0.25
+    assert assigned(costs, frozenset({1, 2, 3})) == 0.5 + 3.0
+    # In order, so block 4 may not stand for teacher layer 2 with block 3 for teacher layer 4.
+    assert assigned([*costs[:3], [0.0, 9.0]], frozenset({3, 4})) == 2.0 + 9.0
+    # Fewer than there are teacher layers: one is used again.
+    assert assigned(costs, frozenset({3})) == 2.0 + 3.0
 
 
 def test_quarter_points_are_the_default() -> None:

@@ -318,6 +318,29 @@ def test_shut_blocks_and_halves_compute_what_the_healed_model_does(
     torch.testing.assert_close(logits(encoder.model), expected, rtol=0, atol=1e-5)
 
 
+def test_a_block_stands_while_one_of_its_halves_is_open(encoder: TrainingModel) -> None:
+    operation = masked(encoder, sparsity=0.3, until=0.5)
+    operation.before_step(Moment(step=0, steps=10))
+    assert operation.standing == {1, 2, 3, 4}
+    with torch.no_grad():
+        operation.module["attention"].copy_(torch.tensor([50.0, -50, -50, 50]))  # type: ignore[index]
+        operation.module["ffn"].copy_(torch.tensor([50.0, 50, -50, -50]))  # type: ignore[index]
+    # As drawn before `until`, as cut after it.
+    for step in (1, 5, 9):
+        operation.before_step(Moment(step=step, steps=10))
+        assert operation.standing == {1, 2, 4}
+    assert operation.cut.blocks == (0, 1, 3)
+
+
+def test_where_no_block_does_anything_all_stand(encoder: TrainingModel) -> None:
+    operation = masked(encoder)
+    with torch.no_grad():
+        for kind in ("attention", "ffn"):
+            operation.module[kind].fill_(-50.0)  # type: ignore[index]
+    operation.before_step(Moment(step=0, steps=10))
+    assert operation.standing is None
+
+
 def test_expected_sparsity_is_the_part_that_goes() -> None:
     spec = make(*ENCODERS["bert"]).spec
     shut, wide = -50.0, 50.0

@@ -11,6 +11,7 @@ from tests.unit.distill.lab import RUN, Killed, StopAt
 from toolchain.data.batching import Rows
 from toolchain.data.sources import load_task
 from toolchain.data.tokenizing import tokenize_split
+from toolchain.distill import matching
 from toolchain.distill.compose import compose
 from toolchain.distill.evaluate import logits_of_rows
 from toolchain.distill.records import Parts, StageRun, Trained
@@ -123,6 +124,28 @@ def test_the_student_is_what_was_evaluated_last_or_best(
     done, student = lab.train(method, layers, run, tmp_path, **options)
     logits = logits_of_rows(student.model, lab.dev)
     assert (logits.argmax(-1) == lab.dev.labels).mean() == pytest.approx(done.best_metric)
+
+
+def test_cofi_matches_only_blocks_its_masks_keep(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[frozenset[int] | None] = []
+    own = matching.DynamicArgmin.pair
+
+    def pair(self, layer_map, student, teacher, context):
+        found.append(context.standing)
+        return own(self, layer_map, student, teacher, context)
+
+    monkeypatch.setattr(matching.DynamicArgmin, "pair", pair)
+    run = dataclasses.replace(RUN, steps=60, lr=2e-3)
+    _, student = lab.train("cofi", 4, run, tmp_path, sparsity=0.85)
+    assert len(found) == 60
+    assert found[0] == {1, 2, 3, 4}
+    left = student.family.spec(student.model.config.to_dict()).layers
+    assert left < 4
+    # From `until` on the shape is fixed, and it is the one that is kept.
+    assert len(set(found[42:])) == 1
+    assert len(found[-1] or ()) == left
 
 
 def test_theseus_keeps_what_the_teacher_knows(lab: Lab, tmp_path: Path) -> None:

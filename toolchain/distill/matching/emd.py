@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from toolchain.distill.context import Context
 from toolchain.distill.matching.costs import summed_costs
 from toolchain.distill.matching.static import Matching
 from toolchain.distill.matching.transport import transport
@@ -55,6 +56,7 @@ class Emd(Matching):
         layer_map: LayerMap,
         numerators: "Sequence[Tensor]",
         module: "Module | None",
+        context: Context,  # noqa: ARG002
     ) -> "Tensor":
         """Return the rows' distances, each pair weighed by its flow."""
         from toolchain.distill.matching.layer_weights import LayerWeights

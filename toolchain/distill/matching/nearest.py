@@ -1,11 +1,12 @@
 """Each chosen teacher layer beside the student layer nearest to it at the moment (CoFi)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from toolchain.distill.context import Context
 from toolchain.distill.matching.costs import summed_costs
-from toolchain.distill.matching.static import Matching
+from toolchain.distill.matching.static import Matching, Pair
 from toolchain.errors import UsageError
 from toolchain.layermap import LayerMap
 from toolchain.lazy import lazy
@@ -29,7 +30,8 @@ class DynamicArgmin(Matching):
     Of all ways to give each of `teacher_layers` (default: the quarter points, 3 6 9 12 of 12) a
     student block of its own in the same order, the one with the smallest sum of distances over the
     global batch is taken, in every step. The authors' code chooses greedily from the top instead.
-    A student with fewer blocks than there are teacher layers may use a block again.
+    Only blocks that a surgery has left standing are chosen; where they are fewer than the teacher
+    layers, a block may be used again.
     """
 
     key: ClassVar[str] = "dynamic_argmin"
@@ -50,19 +52,39 @@ class DynamicArgmin(Matching):
         chosen = self.teacher_layers or tuple(dict.fromkeys(quarters))
         return LayerMap(tuple((s, t) for s in range(1, student + 1) for t in chosen))
 
+    def pair(
+        self,
+        layer_map: LayerMap,
+        student: "Mapping[int, Tensor]",
+        teacher: "Mapping[int, Tensor]",
+        context: Context,
+    ) -> Iterator[Pair]:
+        """Yield every pair of a block that stands."""
+        standing = _standing(layer_map, context)
+        for s, t in layer_map:
+            if s in standing:
+                yield Pair(student[s], teacher[t], t)
+
     def combine(
         self,
         layer_map: LayerMap,
         numerators: "Sequence[Tensor]",
         module: "Module | None",  # noqa: ARG002
+        context: Context,
     ) -> "Tensor":
         """Return the rows' sums over the pairs of the best assignment."""
-        depth, chosen = len(layer_map.student), len(layer_map.teacher)
+        depth, chosen = len(_standing(layer_map, context)), len(layer_map.teacher)
         costs = summed_costs(numerators)
         grid = [costs[s * chosen : (s + 1) * chosen] for s in range(depth)]
         found = monotone_assignment([list(column) for column in zip(*grid, strict=True)])
         pairs = [numerators[s * chosen + t] for t, s in enumerate(found)]
         return torch.stack(pairs).sum(0)
+
+
+def _standing(layer_map: LayerMap, context: Context) -> tuple[int, ...]:
+    if context.standing is None:
+        return layer_map.student
+    return tuple(layer for layer in layer_map.student if layer in context.standing)
 
 
 def monotone_assignment(costs: "Sequence[Sequence[float]]") -> list[int]:

@@ -93,6 +93,7 @@ class Matching:
         layer_map: LayerMap,  # noqa: ARG002
         numerators: "Sequence[Tensor]",
         module: "Module | None",  # noqa: ARG002
+        context: Context,  # noqa: ARG002
     ) -> "Tensor":
         """Return one numerator per row (R,) from those of the pairs, in the order of `pair`."""
         return torch.stack(tuple(numerators)).sum(0)

@@ -17,9 +17,10 @@ class CoFi(Method):
 
     Equations 3-6 and the Lagrangian of section 3.1; lambda of 0.1, 0.3 or 0.5 in the paper, tau = 2
     in the authors' code. The student starts as the teacher; `sparsity` is the part of its blocks'
-    weights that goes. Differences: what is left is cut to one size in every block, for that is what
-    configurations can say (DECISIONS.md); one stage holds pruning and, from `until` on, the final
-    training of the fixed shape; masks learn faster in short runs.
+    weights that goes; m(i) is one of the blocks whose masks stand. Differences: what is left is cut
+    to one size in every block, for that is what configurations can say (DECISIONS.md); one stage
+    holds pruning and, from `until` on, the final training of the fixed shape; masks learn faster in
+    short runs.
     """
 
     init: ClassVar[Start | None] = "teacher_copy"

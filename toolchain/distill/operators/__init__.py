@@ -2,16 +2,19 @@
 
 from toolchain.distill.operators.adv_embed import AdvEmbed
 from toolchain.distill.operators.interchange import Interchange
-from toolchain.distill.operators.operator import Operator, Passes, View
+from toolchain.distill.operators.operator import Judge, Operator, Passes, View
 from toolchain.distill.operators.student_generate import StudentGenerate
+from toolchain.distill.operators.student_replay import StudentReplay
 from toolchain.distill.operators.teacher_generate import TeacherGenerate
 
 __all__ = [
     "AdvEmbed",
     "Interchange",
+    "Judge",
     "Operator",
     "Passes",
     "StudentGenerate",
+    "StudentReplay",
     "TeacherGenerate",
     "View",
 ]

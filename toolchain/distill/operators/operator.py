@@ -7,7 +7,7 @@ disturbed (`view`); terms say which view they read.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from toolchain.distill.context import Moment
 from toolchain.distill.extract import Request
@@ -16,11 +16,12 @@ from toolchain.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from toolchain.data.batching import Batch
     from toolchain.distill.capture import Captures
 
-__all__ = ["Operator", "Passes", "Patches", "View"]
+__all__ = ["Judge", "Operator", "Passes", "Patches", "View"]
 
 Patches = Mapping[Request, "Callable[[Tensor], Tensor]"]
 """What replaces the output of a block (or of the embeddings) during one forward pass."""
@@ -58,6 +59,17 @@ class Passes(Protocol):
     def generate(self, batch: "Batch", *, tau: float, seed: int) -> "Batch":
         """Return the batch with answers sampled from the student (decoders only)."""
 
+    def memory(self, key: str) -> "Module":
+        """Return what the operator called `key` remembers over the run."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """What an operator remembers that follows the loss on dev."""
+
+    def judged(self, loss: float) -> None:
+        """Take the loss per token of a language model on dev."""
+
 
 class Operator:
     """Makes a view called `key` of each batch. Base of all; a frozen dataclass.
@@ -71,6 +83,13 @@ class Operator:
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""
+
+    def module(self) -> "Module | None":
+        """Return what it remembers over the run, saved with it, or None.
+
+        A `Judge` is told the loss on dev before the first step and at each evaluation.
+        """
+        return None
 
     def requests(self, spec: ModelSpec) -> frozenset[Request]:  # noqa: ARG002
         """Return tensors of the plain pass the operator itself reads."""

@@ -3,6 +3,7 @@
 from toolchain.distill.surgery.l0_masks import L0Masks
 from toolchain.distill.surgery.multi_head import MultiHead
 from toolchain.distill.surgery.replace_modules import ReplaceModules
+from toolchain.distill.surgery.rest_below import RestBelow
 from toolchain.distill.surgery.surgery import Operation, Surgery
 
-__all__ = ["L0Masks", "MultiHead", "Operation", "ReplaceModules", "Surgery"]
+__all__ = ["L0Masks", "MultiHead", "Operation", "ReplaceModules", "RestBelow", "Surgery"]

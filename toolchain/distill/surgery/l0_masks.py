@@ -134,6 +134,14 @@ class Masking(Operation):
         self._fixed = (kept, cut)
         return cut
 
+    @property
+    def standing(self) -> frozenset[int] | None:
+        """The blocks whose masks of this step leave one half open at least."""
+        masks = self.cut.masks if self._drawn is None else self._drawn
+        open_L = (masks.attention_L != 0) | (masks.ffn_L != 0)
+        # Where none is, they all pass on what they read, and any may stand for the others.
+        return frozenset((open_L.nonzero().flatten() + 1).tolist()) or None
+
     def rate(self, moment: Moment) -> float:
         """Return the masks' and lambdas' learning rate, which has no schedule."""
         return max(self._surgery.rate, _WAY / (self._surgery.until * moment.steps))

@@ -24,6 +24,11 @@ class Operation(Protocol):
         """What it learns beside the student's own weights; saved and trained with the run."""
         return None
 
+    @property
+    def standing(self) -> frozenset[int] | None:
+        """Return the student's blocks, from 1, that do something in this step; None for all."""
+        return None
+
     def rate(self, moment: Moment) -> float | None:  # noqa: ARG002
         """Return the learning rate of what it learns; None is the run's."""
         return None
@@ -51,7 +56,8 @@ class Surgery:
     """
 
     key: ClassVar[str] = ""
-    stages: ClassVar[tuple[Stage, ...]] = ("pred",)
+    # A kind whose stages are a setting declares them as a field.
+    stages: tuple[Stage, ...] = ("pred",)
     hides: ClassVar[frozenset[str]] = frozenset()
     one_teacher: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
