@@ -6,26 +6,23 @@ trained with the student, clipped with it, saved with the run, and never exporte
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from toolchain.distill.aggregation import Aggregation, Lesson, Said
+from toolchain.distill.aggregation import Aggregation, Lesson
 from toolchain.distill.balance import Balance
 from toolchain.distill.capture import Captures
 from toolchain.distill.context import Context, Moment
-from toolchain.distill.extract import Extract, Request, attn_scores
 from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
-from toolchain.distill.objectives.objective import log_softmax
-from toolchain.distill.positions import Alignment
+from toolchain.distill.seen import Apart, Seen, knowledge, layers, logits_of, no_rows, part, said
 from toolchain.distill.skips import Skips
 from toolchain.distill.term import BoundTerm
 
-__all__ = ["Apart", "Distiller", "Observer", "Seen"]
+__all__ = ["Distiller", "Observer"]
 
 
 @runtime_checkable
@@ -34,37 +31,6 @@ class Observer(Protocol):
 
     def observe(self, value: float) -> None:
         """Take the term's value over the whole global batch of the step."""
-
-
-@dataclass(frozen=True)
-class Apart:
-    """A teacher that reads other tokens than the student: its own context, and what is compared.
-
-    `rows` says which rows of logits stand beside each other (None: all), `shared` is the student's
-    context of them.
-    """
-
-    own: Context
-    shared: Context
-    rows: Alignment | None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One view of a micro-batch: what the student and each teacher knew of it, and its context.
-
-    `apart` holds the numbers of the teachers that read tokens of their own.
-    """
-
-    student: Captures
-    teachers: tuple[Captures, ...]
-    context: Context
-    apart: Mapping[int, Apart] = field(default_factory=dict)
-
-    def around(self, bound: BoundTerm) -> Context:
-        """Return the context of what a term compares."""
-        apart = self.apart.get(bound.teacher)
-        return self.context if apart is None or bound.term.extract.is_gold else apart.shared
 
 
 class Distiller(nn.Module):
@@ -146,9 +112,7 @@ class Distiller(nn.Module):
         if self.aggregation is None or not self.aggregation.learns or not plain.teachers:
             return None
         with torch.autocast(plain.context.mask_BN.device.type, enabled=False):
-            return self.aggregation.lesson(
-                _said(plain), after.detach(), self._module("aggregation")
-            )
+            return self.aggregation.lesson(said(plain), after.detach(), self._module("aggregation"))
 
     def taught(self, reward: float) -> None:
         """Tell the aggregation the mean reward of the step, over the global batch."""
@@ -184,7 +148,7 @@ class Distiller(nn.Module):
             for side in ("student", "teacher"):
                 if transform.side in ("both", side):
                     shape = bound.sides[i][0 if side == "student" else 1]
-                    for layer in _layers(bound, side):
+                    for layer in layers(bound, side):
                         key = self._key(bound, i, side, layer)
                         if transform.group:
                             self._grouped.add(key)
@@ -219,7 +183,7 @@ class Distiller(nn.Module):
         term = bound.term
         if term.extract.is_gold:
             assert seen.context.labels_P is not None, "these rows have no labels"
-            logits = _logits(bound, seen.student)
+            logits = logits_of(bound, seen.student)
             return bound.objective(logits, seen.context.labels_P, seen.context), None
         teacher = seen.teachers[bound.teacher]
         context = seen.around(bound)
@@ -236,7 +200,7 @@ class Distiller(nn.Module):
                 numerators.append(share * self._compared(bound, pair, teacher, context))
             else:
                 # Not zero times its value: a gradient of zeros would still decay the weights.
-                numerators.append(_no_rows(bound, context))
+                numerators.append(no_rows(bound, context))
         module = self._module(_match_key(bound))
         combined = term.match.combine(bound.layer_map, numerators, module, context)
         if term.layers == "mean":
@@ -262,10 +226,10 @@ class Distiller(nn.Module):
         for side, captures in (("student", seen.student), ("teacher", teacher)):
             around = apart.own if apart and side == "teacher" else context
             if side == "student" and bound.term.extract.kind == "head":
-                read = {0: _logits(bound, captures)}
+                read = {0: logits_of(bound, captures)}
             else:
-                extract, layers = bound.term.extract, _layers(bound, side)
-                read = {n: _read(captures, extract, n, around) for n in layers}
+                extract = bound.term.extract
+                read = {n: knowledge(captures, extract, n, around) for n in layers(bound, side)}
             if apart and apart.rows and _of_logits(bound):
                 rows = apart.rows.student_A if side == "student" else apart.rows.teacher_A
                 read = {n: values[rows] for n, values in read.items()}
@@ -295,7 +259,7 @@ class Distiller(nn.Module):
     ) -> Tensor:
         term = bound.term
         if term.guide:
-            guide = _read(teacher, term.guide, max(1, pair.teacher_layer), context).detach()
+            guide = knowledge(teacher, term.guide, max(1, pair.teacher_layer), context).detach()
             context = dataclasses.replace(context, guide=guide)
         module = self._module(f"{_safe(bound.name)}_objective")
 
@@ -312,14 +276,15 @@ class Distiller(nn.Module):
         sides = zip(*(torch.split(x, size) for x in (pair.student, pair.teacher)), strict=True)
         pieces = []
         for i, (s, t) in enumerate(sides):
-            part = _part(context, slice(i * size, (i + 1) * size), term.reduction.over == "logits")
-            pieces.append(checkpoint(numerators, s, t, part, use_reentrant=False))
+            rows = slice(i * size, (i + 1) * size)
+            around = part(context, rows, term.reduction.over == "logits")
+            pieces.append(checkpoint(numerators, s, t, around, use_reentrant=False))
         return torch.cat(pieces)
 
     def _weights(self, plain: Seen) -> Tensor | None:
         if self.aggregation is None or not plain.teachers:
             return None
-        return self.aggregation.weights(_said(plain), self._module("aggregation")).detach()
+        return self.aggregation.weights(said(plain), self._module("aggregation")).detach()
 
     def _weighed(
         self,
@@ -369,38 +334,6 @@ def _turn(bound: BoundTerm) -> str:
     return f"{bound.name}/turn"
 
 
-def _layers(bound: BoundTerm, side: str) -> tuple[int, ...]:
-    return bound.layer_map.student if side == "student" else bound.layer_map.teacher
-
-
-def _read(captures: Captures, extract: Extract, layer: int, context: Context) -> Tensor:
-    if extract.kind != "attn_probs":
-        return captures.get(extract, layer)
-    scores = captures.get(attn_scores, layer)
-    keys = dataclasses.replace(context, outcomes=context.keys_B1NN)
-    return log_softmax(scores, 1.0, keys).exp()
-
-
-def _logits(bound: BoundTerm, student: Captures) -> Tensor:
-    """Return the student's logits (P, C) that the term reads: its own, or those of one head."""
-    (request,) = bound.requests("student")
-    return student.tensor(request)
-
-
-def _said(plain: Seen) -> Said:
-    return Said(
-        student=plain.student.tensor(Request("logits")).detach(),
-        teachers=tuple(t.tensor(Request("logits")).detach() for t in plain.teachers),
-        context=plain.context,
-        knowledge=plain.student,
-    )
-
-
-def _no_rows(bound: BoundTerm, context: Context) -> Tensor:
-    rows = context.rows if bound.term.reduction.over == "logits" else context.mask_BN.shape[0]
-    return context.mask_BN.new_zeros(rows, dtype=torch.float32)
-
-
 def _by_rows(bound: BoundTerm) -> bool:
     """Whether transforms act on rows of logits, so that they can wait for their piece of them."""
     return bound.term.extract.kind == "logits"
@@ -413,24 +346,6 @@ def _of_logits(bound: BoundTerm) -> bool:
 def _too_large(values: Tensor, bound: BoundTerm) -> bool:
     by_rows = bound.objective.rowwise and bound.term.reduction.over in ("logits", "query", "pair")
     return by_rows and values.numel() > PIECE
-
-
-def _part(context: Context, rows: slice, of_logits: bool) -> Context:
-    """Return the context of some rows of logits, or of some sequences."""
-
-    def some(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[rows]
-
-    if of_logits:
-        return dataclasses.replace(
-            context, labels_P=some(context.labels_P), sample_P=some(context.sample_P)
-        )
-    return dataclasses.replace(
-        context,
-        mask_BN=context.mask_BN[rows],
-        outcomes=some(context.outcomes),
-        guide=some(context.guide),
-    )
 
 
 def _safe(name: str) -> str:

@@ -12,12 +12,13 @@ from toolchain.data.batching import Batch, collate
 from toolchain.data.masking import IGNORED
 from toolchain.distill.capture import Captures, Recorder
 from toolchain.distill.context import Context, Moment
-from toolchain.distill.distiller import Apart, Distiller, Seen
+from toolchain.distill.distiller import Distiller
 from toolchain.distill.extract import Request
 from toolchain.distill.generation import prompts_of, sampled, with_answers
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import Positions, aligned, positions_of
+from toolchain.distill.seen import Apart, Seen
 from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
 from toolchain.models.vocabulary import Vocabulary

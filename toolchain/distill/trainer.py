@@ -26,13 +26,14 @@ from toolchain.distill.capture import Recorder
 from toolchain.distill.checkpointing import TrainingState, restore, store, tensors_of
 from toolchain.distill.context import Moment
 from toolchain.distill.curve import Curve
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Distiller
 from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.distill.extract import Request
 from toolchain.distill.operators import Judge
 from toolchain.distill.optimizer import clip, optimizer_of
 from toolchain.distill.passes import StepPasses
 from toolchain.distill.records import Parts, StageRun, Trained
+from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
 from toolchain.distill.stopping import stop_between_steps
 from toolchain.distill.teachers import OnlineTeacher, TrainingModel

@@ -9,8 +9,9 @@ from torch import Tensor
 from toolchain.distill.capture import Captures
 from toolchain.distill.compose import compose
 from toolchain.distill.context import Context, Moment
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Distiller
 from toolchain.distill.extract import Request
+from toolchain.distill.seen import Seen
 from toolchain.distill.term import BoundTerm, bind
 from toolchain.spec import ModelSpec
 

@@ -24,7 +24,8 @@ from toolchain.distill.aggregation import (
 from toolchain.distill.aggregation.entropy_rank import uncertainty
 from toolchain.distill.compose import compose
 from toolchain.distill.context import Context, Moment
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Distiller
+from toolchain.distill.seen import Seen
 from toolchain.distill.shapes import Unfit
 from toolchain.distill.term import BoundTerm, bind
 from toolchain.errors import UsageError

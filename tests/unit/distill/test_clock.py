@@ -16,9 +16,10 @@ from tests.unit.distill.test_hidden_methods import lab as lab
 from toolchain.distill.clock import Clock
 from toolchain.distill.compose import compose
 from toolchain.distill.context import Moment
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Distiller
 from toolchain.distill.extract import Request
 from toolchain.distill.schedules import Gate, Unlock
+from toolchain.distill.seen import Seen
 from toolchain.distill.skips import Skips
 from toolchain.distill.term import BoundTerm, bind
 from toolchain.errors import UsageError

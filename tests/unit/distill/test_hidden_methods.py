@@ -187,7 +187,7 @@ def test_heads_are_grounded_for_every_task_with_one_answer_per_sequence(task: st
     # The rows of multi-label logits are (sequence, class).
     sample = torch.arange(3).repeat_interleave(3) if task == "multi_label" else None
     context = Context(mask_BN=torch.ones(3, 7, dtype=torch.long), labels_P=labels, sample_P=sample)
-    from toolchain.distill.distiller import Seen
+    from toolchain.distill.seen import Seen
 
     seen = {"plain": Seen(student.captures(), (teacher.captures(),), context)}
     count = heads.term.reduction.denominator(context)

@@ -12,8 +12,9 @@ from tests.unit.distill.live_bytes import LiveBytes
 from toolchain.distill import extract, objectives, reduction
 from toolchain.distill.capture import Captures
 from toolchain.distill.catalogue import loss_sizes
-from toolchain.distill.distiller import Distiller, Seen
+from toolchain.distill.distiller import Distiller
 from toolchain.distill.memory import bound_bytes, loss_bytes, stage_bytes
+from toolchain.distill.seen import Seen
 from toolchain.distill.term import BoundTerm, Term, bind, find_method, methods
 from toolchain.errors import UsageError
 from toolchain.spec import ModelSpec

@@ -136,8 +136,9 @@ def test_every_head_learns_from_its_own_teacher(lab: Lab):
     """Gradients: head k gets one from term k alone."""
     from toolchain.distill.capture import Recorder
     from toolchain.distill.context import Context
-    from toolchain.distill.distiller import Distiller, Seen
+    from toolchain.distill.distiller import Distiller
     from toolchain.distill.extract import Request
+    from toolchain.distill.seen import Seen
 
     student, teachers = lab.student(), lab.teachers()
     MultiHead().begin(student, teachers)
