@@ -33,6 +33,7 @@ Distance = Literal["squared", "huber"]
 # Numbers in one tensor of a piece, where vectors are gathered for every vertex.
 _PIECE = 1 << 21
 
+
 def _split(values: "Tensor", axes: int) -> "Tensor":
     """Return vectors (..., H, W) of a tensor whose first `axes` axes count vectors."""
     wide = at_least_fp32(values)
@@ -144,9 +145,7 @@ class WindowAngles(_Angles):
         inside &= (away_K < 0 if context.causal else away_K != 0)[:, None]
         other_KNB = real_NB[near_KN.clamp(0, len(real_NB) - 1)]
         valid_KNB = inside[:, :, None] & other_KNB & real_NB
-        return triples.at_near(
-            s, t, real_NB.T, valid_KNB.transpose(1, 2), self.distance
-        )
+        return triples.at_near(s, t, real_NB.T, valid_KNB.transpose(1, 2), self.distance)
 
     def _is_all(self, tokens: int) -> bool:
         """Whether a window is no shorter than the longest sequence, or has no neighbours."""
@@ -250,9 +249,7 @@ class GuidedAngles(_Angles):
         """Whether there is nothing to choose."""
         return places <= min(self.vertices, self.partners)
 
-    def _chosen(
-        self, around: Context, pairs_BNN: "Tensor"
-    ) -> "tuple[Tensor, Tensor, Tensor]":
+    def _chosen(self, around: Context, pairs_BNN: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
         """Return vertices (R,), their partners (R, K) and which of these count (R, K)."""
         assert around.guide is not None
         B, N = around.mask_BN.shape
@@ -283,11 +280,15 @@ def of_all(student: Shape, teacher: Shape, groups: int, places: int) -> Footprin
 
 
 def of_near(student: Shape, teacher: Shape, batch: int, tokens: int, window: int) -> Footprint:
-    """Return the bytes of `triples.at_near`, for windows of so many places."""
+    """Return the bytes of `triples.at_near`, for windows of so many places.
+
+    Blocks of tokens are held once as they are and twice with their neighbours.
+    """
     heads = student.split or 1
-    vectors, others = (4 * batch * tokens * heads * (x.features or 1) for x in (student, teacher))
-    pairs = 4 * batch * tokens * heads * window
-    return Footprint(3 * vectors + 8 * pairs, 3 * others + 7 * pairs)
+    rows = -(-(tokens + window - 1) // (window - 1)) * (window - 1)
+    vectors, others = (4 * batch * rows * heads * (x.features or 1) for x in (student, teacher))
+    pairs = 4 * batch * rows * heads * window
+    return Footprint(4 * vectors + 6 * pairs, max(3 * vectors, 4 * others) + 6 * pairs)
 
 
 def of_chosen(

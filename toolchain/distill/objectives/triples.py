@@ -145,9 +145,7 @@ def _near_places(x_BNHW: Tensor, real_BN: Tensor, valid_KBN: Tensor) -> _Side:
     return _side(band_KSL, from_vertex, own_KSN, own_KSN[half : half + 1], valid)
 
 
-def _chosen_places(
-    x_MHW: Tensor, vertex_R: Tensor, others_RK: Tensor, valid_RK: Tensor
-) -> _Side:
+def _chosen_places(x_MHW: Tensor, vertex_R: Tensor, others_RK: Tensor, valid_RK: Tensor) -> _Side:
     R, K = others_RK.shape
     H, W = x_MHW.shape[1:]
     found = x_MHW.index_select(0, others_RK.flatten()).view(R, K, H, W)
@@ -206,9 +204,7 @@ class _Sum(torch.autograd.Function):
     """Sum over a < c of the distance of two sides' cosines, per vertex (V)."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, rows: Rows, distance: Distance, *sides: Tensor
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, rows: Rows, distance: Distance, *sides: Tensor) -> Tensor:
         """`sides` are pairs, h and q of the student, then of the teacher."""
         ctx.save_for_backward(*sides)
         ctx.how = rows, distance  # type: ignore[attr-defined]
@@ -262,9 +258,7 @@ def _cosines(side: _Side, rows: Rows, i: int) -> Tensor:
     return found.sub_(h[i]).mul_(q[i + 1 :]).mul_(q[i])
 
 
-def _pull(
-    side: _Side, grad: _Side, cosine: Tensor, slope: Tensor, rows: Rows, i: int
-) -> None:
+def _pull(side: _Side, grad: _Side, cosine: Tensor, slope: Tensor, rows: Rows, i: int) -> None:
     """Add the gradients of the cosines between place i and all later ones."""
     turned = cosine.mul_(slope)
     grad.q[i] += turned.sum(0)
