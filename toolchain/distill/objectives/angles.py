@@ -239,8 +239,8 @@ class GuidedAngles(_Angles):
             counted_BR = pairs_BNN.sum(-1) > 1
         else:
             vertex_R, others_RK, valid_RK = self._chosen(around, pairs_BNN)
-            sides = (side.flatten(0, 1) for side in (s, t))
-            values = triples.at_chosen(*sides, vertex_R, others_RK, valid_RK, self.distance)
+            flat = s.flatten(0, 1), t.flatten(0, 1)
+            values = triples.at_chosen(*flat, vertex_R, others_RK, valid_RK, self.distance)
             counted_BR = (valid_RK.sum(-1) > 1).view(len(s), -1)
             values_BR = values.view_as(counted_BR)
         return values_BR.sum(-1) / counted_BR.sum(-1).clamp(min=1)

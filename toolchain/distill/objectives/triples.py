@@ -52,7 +52,7 @@ def at_all(
     """
     G, P, H = student.shape[:3]
     sides = [_all_places(x, valid_PPG) for x in (student, teacher)]
-    sums = _Sum.apply(_upper, distance, *sides[0], *sides[1])
+    sums = _summed(_upper, distance, *sides)
     if valid_PPG is None:
         apart = 1.0 if distance == "squared" else 0.5
         unlike = (sides[0].q > 0) != (sides[1].q > 0)
@@ -73,7 +73,7 @@ def at_near(
     """
     B, N, H = student.shape[:3]
     sides = [_near_places(x, real_BN, valid_KBN) for x in (student, teacher)]
-    sums = _Sum.apply(_diagonals(N), distance, *sides[0], *sides[1])
+    sums = _summed(_diagonals(N), distance, *sides)
     return 2 * sums.view(B, H, N).mean(1) / _pairs_of(valid_KBN.sum(0))
 
 
@@ -96,7 +96,7 @@ def at_chosen(
         rows = slice(start, start + step)
         chosen = vertex_R[rows], others_RK[rows], valid_RK[rows]
         sides = [_chosen_places(x, *chosen) for x in (student, teacher)]
-        sums = _Sum.apply(_upper, distance, *sides[0], *sides[1])
+        sums = _summed(_upper, distance, *sides)
         return 2 * sums.view(-1, student.shape[1]).mean(-1) / _pairs_of(valid_RK[rows].sum(-1))
 
     if vertices <= step:
@@ -200,8 +200,14 @@ def _diagonals(tokens: int) -> Rows:
     return rows
 
 
+def _summed(rows: Rows, distance: Distance, student: _Side, teacher: _Side) -> Tensor:
+    """Return the sum over a < c of the distance of two sides' cosines, per vertex (V)."""
+    sums: Tensor = _Sum.apply(rows, distance, *student, *teacher)  # type: ignore[no-untyped-call]
+    return sums
+
+
 class _Sum(torch.autograd.Function):
-    """Sum over a < c of the distance of two sides' cosines, per vertex (V)."""
+    """What `_summed` gives and its gradient, without a tensor over all triples."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Rows, distance: Distance, *sides: Tensor) -> Tensor:
