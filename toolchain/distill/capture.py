@@ -61,10 +61,18 @@ class Captures:
         self._heads = heads
         self._attention = attention or Attention()
         self._scores: dict[int, Tensor] = {}
+        self._wide: dict[Request, Tensor] = {}
 
     def tensor(self, request: Request) -> Tensor:
-        """Return one kept tensor, in float32 at least."""
-        return _widened(self._tensors[request])
+        """Return one kept tensor, in float32 at least; states of layers are converted once."""
+        kept = self._tensors[request]
+        # What is read outside a graph has none to share with the terms.
+        apart = kept.requires_grad and not torch.is_grad_enabled()
+        if request.kind not in ("emb", "hidden") or apart:
+            return _widened(kept)
+        if request not in self._wide:
+            self._wide[request] = _widened(kept)
+        return self._wide[request]
 
     def get(self, extract: Extract, layer: int) -> Tensor:
         """Return this knowledge of one layer; scores are float32 and computed once.

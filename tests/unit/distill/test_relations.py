@@ -352,6 +352,58 @@ def test_a_window_ends_where_the_sequence_ends() -> None:
     assert (values[0, 1:5] > 0).all()
 
 
+def test_a_choice_of_everything_is_no_choice(mask: Tensor) -> None:
+    case = case_named("token-triple")
+    found = []
+    for partners in (N, N - 1):
+        student, teacher = case.sides()
+        student.requires_grad_(True)
+        objective = objectives.GuidedAngles(N, partners)
+        value = dataclasses.replace(case, objective=objective).value(student, teacher, around(mask))
+        value.backward()
+        found.append((value.detach(), student.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["wr-triple", "ltr-triple", "rkd-angle", "token-triple"])
+def test_a_teacher_that_learns_has_the_gradient_of_finite_differences(name: str) -> None:
+    case, mask = case_named(name), torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]])
+    student, teacher = (x[:2, :6] for x in case.sides())
+    leaves = [x.clone().requires_grad_(True) for x in (student, teacher)]
+    assert torch.autograd.gradcheck(lambda s, t: case.value(s, t, around(mask)), leaves)
+
+
+@pytest.mark.parametrize("name", ["wr-triple", "ltr-triple", "rkd-angle", "token-triple"])
+def test_vectors_far_from_the_origin_keep_their_digits(name: str, mask: Tensor) -> None:
+    case = case_named(name)
+    student, teacher = case.sides()
+    plain = case.value(student, teacher, around(mask))
+    far = case.value(student.float() + 100, teacher.float() - 100, around(mask))
+    torch.testing.assert_close(far.double(), plain, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["wr-triple", "ltr-triple", "token-triple", "span-triple"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_vectors_have_no_direction_and_finite_gradients(
+    name: str, dtype: torch.dtype, mask: Tensor
+) -> None:
+    case = case_named(name)
+    student, teacher = (x.to(dtype) for x in case.sides())
+    alone = case.value(torch.ones_like(student).requires_grad_(True), teacher, around(mask))
+    assert alone.item() == pytest.approx(
+        case.value(torch.zeros_like(student), teacher, around(mask)).item()
+    )
+    # Two equal tokens, and two equal layers of all tokens.
+    student[:, 1] = student[:, 0]
+    if case.stacked:
+        student[:, :, 1] = student[:, :, 0]
+    leaf = student.requires_grad_(True)
+    case.value(leaf, teacher, around(mask)).backward()
+    assert leaf.grad is not None
+    assert leaf.grad.isfinite().all()
+    assert leaf.grad.abs().max() < 10
+
+
 def test_triples_of_layers_agree_with_their_twin(mask: Tensor) -> None:
     case = case_named("ltr-triple")
     student, teacher = case.sides()
@@ -464,11 +516,13 @@ def test_cka_of_tokens_reads_all_real_tokens_of_the_batch(mask: Tensor) -> None:
     assert ours == pytest.approx(1 - twins.cka(student[real].numpy(), teacher[real].numpy()))
 
 
-@pytest.mark.parametrize("name", ["wr-triple", "ltr-triple", "rkd-angle", "token-triple"])
+@pytest.mark.parametrize("name", ["token-triple", "token-triple-heads", "span-triple"])
 def test_pieces_give_the_same_value_and_gradient(
     name: str, mask: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case, found = case_named(name), []
+    # So few that they are chosen among all.
+    few = objectives.GuidedAngles(vertices=2, partners=2)
+    case, found = dataclasses.replace(case_named(name), objective=few), []
     for piece in (1 << 21, 1):
         monkeypatch.setattr("toolchain.distill.objectives.angles._PIECE", piece)
         student, teacher = case.sides()

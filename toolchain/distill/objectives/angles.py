@@ -1,11 +1,10 @@
 """Angles of triples: at one vector, between the directions to two others.
 
-A triple costs a product of two vectors, so triples are compared in pieces that are computed again
-in the backward pass: never more than some millions of numbers exist at once. Differences are taken
-directly, not from inner products, so that equal vectors have no direction and no gradient.
+Vectors come in groups, and triples stay within one: a sequence's tokens, a token's layers, the
+sequences of a batch. Which triples count is decided here, their cosines are those of `triples`.
 
 Shape letters: B batch, N tokens, D width, L layers, R vertices, K others per vertex, H heads,
-M vectors in all.
+M vectors in all, P places of a group, G groups.
 """
 
 import dataclasses
@@ -22,99 +21,23 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.nn import Module
-    from torch.utils import checkpoint
+
+    from toolchain.distill.objectives import triples
 else:
     torch = lazy("torch")
-    checkpoint = lazy("torch.utils.checkpoint")
+    triples = lazy("toolchain.distill.objectives.triples")
 
 __all__ = ["GuidedAngles", "LayerAngles", "SampleAngles", "WindowAngles"]
 
 Distance = Literal["squared", "huber"]
-# Numbers in one tensor of a piece.
+# Numbers in one tensor of a piece, where vectors are gathered for every vertex.
 _PIECE = 1 << 21
 
 
-@dataclass(frozen=True)
-class Triples:
-    """Which triples: vertex r of `vertex_R`, any two of `others_RK`, both indices of (M, ...).
-
-    `valid_RK` says which others count; two of them must differ. None counts every pair, also one
-    with itself, whose angle is 0 on both sides.
-    """
-
-    vertex_R: "Tensor"
-    others_RK: "Tensor"
-    valid_RK: "Tensor | None" = None
-
-
-def compared(
-    student: "Tensor", teacher: "Tensor", triples: Triples, distance: Distance
-) -> "Tensor":
-    """Return per vertex (R,) the mean distance of cosines over its triples; vectors (M, H, K)."""
-    vertices, others = triples.others_RK.shape
-    step = piece_of(others, student.shape[1] * max(student.shape[2], others))
-
-    def piece(student: "Tensor", start: int) -> "Tensor":
-        rows = slice(start, start + step)
-        s, t = (_cosines(side, triples, rows) for side in (student, teacher))
-        if distance == "squared":
-            values = (s - t).square().mean(1)
-        else:
-            values = torch.nn.functional.smooth_l1_loss(s, t, reduction="none").mean(1)
-        if triples.valid_RK is None:
-            return values.mean((-2, -1))
-        valid = triples.valid_RK[rows]
-        both = valid[:, :, None] & valid[:, None, :]
-        both = both & ~torch.eye(others, dtype=torch.bool, device=both.device)
-        return (values * both).sum((-2, -1)) / both.sum((-2, -1)).clamp(min=1)
-
-    if vertices <= step:
-        return piece(student, 0)
-    return torch.cat(
-        [
-            checkpoint.checkpoint(piece, student, start, use_reentrant=False)
-            for start in range(0, vertices, step)
-        ]
-    )
-
-
-def footprint(student: Shape, vertices: int, others: int, vectors: int) -> Footprint:
-    """Return the bytes of `compared` for so many vertices, others of each, and vectors in all.
-
-    Per vertex the differences to all others, as they are and of length one (2 held for the
-    student, 3 more meanwhile for the teacher and the gradient), and its cosines (2 and 3). More
-    than a piece of them is never held; its gradient takes two tensors of the student's size.
-    """
-    heads, width = student.split or 1, student.features or 1
-    step = min(vertices, piece_of(others, heads * max(width, others)))
-    differences = 4 * step * others * heads * width
-    cosines = 4 * step * heads * others**2
-    held, spare = 2 * (differences + cosines), 3 * (differences + cosines)
-    if step == vertices:
-        return Footprint(held, spare)
-    return Footprint(0, held + spare + 2 * 4 * vectors * heads * width)
-
-
-def piece_of(others: int, width: int) -> int:
-    """Return how many vertices one piece has, of `others` vectors of that width each."""
-    return max(1, _PIECE // (others * width))
-
-
-def _cosines(vectors: "Tensor", triples: Triples, rows: slice) -> "Tensor":
-    """Return the cosines (R, H, K, K)."""
-    vertex, others = triples.vertex_R[rows], triples.others_RK[rows]
-    found = vectors.index_select(0, others.flatten()).view(*others.shape, *vectors.shape[1:])
-    away = (found - vectors.index_select(0, vertex).unsqueeze(1)).transpose(1, 2)
-    length = torch.linalg.vector_norm(away, dim=-1, keepdim=True)
-    away = away / torch.where(length > 0, length, torch.ones_like(length))
-    cosines: Tensor = away @ away.transpose(-1, -2)
-    return cosines
-
-
-def _flat(values: "Tensor", axes: int) -> "Tensor":
-    """Return vectors (M, H, K) of a tensor whose first `axes` axes count vectors."""
-    flat = at_least_fp32(values).flatten(0, axes - 1)
-    return flat if flat.ndim == 3 else flat.unsqueeze(1)
+def _split(values: "Tensor", axes: int) -> "Tensor":
+    """Return vectors (..., H, W) of a tensor whose first `axes` axes count vectors."""
+    wide = at_least_fp32(values)
+    return wide if wide.ndim > axes + 1 else wide.unsqueeze(-2)
 
 
 class _Angles(Objective):
@@ -136,14 +59,6 @@ class _Angles(Objective):
             raise Unfit(f"{self.key} does not fit this matching", f"use match: {wanted}")
         if student.split != teacher.split:
             raise Unfit("both sides need the same heads", "transform: [split_heads]")
-
-    def memory(self, student: Shape, teacher: Shape, batch: int, tokens: int) -> Footprint:  # noqa: ARG002
-        """Return the bytes of its triples."""
-        return footprint(student, *self.counts(student, batch, tokens))
-
-    def counts(self, student: Shape, batch: int, tokens: int) -> tuple[int, int, int]:
-        """Return how many vertices, others of each, and vectors in all there are."""
-        raise NotImplementedError
 
     def default_reduction(self, shape: Shape) -> Reduction:
         """Return the mean over what its vertices stand for."""
@@ -167,9 +82,9 @@ class SampleAngles(_Angles):
         self._check(student, teacher)
         return self
 
-    def counts(self, student: Shape, batch: int, tokens: int) -> tuple[int, int, int]:  # noqa: ARG002
-        """Return every sequence with every sequence."""
-        return batch, batch, batch
+    def memory(self, student: Shape, teacher: Shape, batch: int, tokens: int) -> Footprint:  # noqa: ARG002
+        """Return the bytes of every sequence with every sequence."""
+        return of_all(student, teacher, 1, batch)
 
     def __call__(
         self,
@@ -179,9 +94,8 @@ class SampleAngles(_Angles):
         module: "Module | None" = None,  # noqa: ARG002
     ) -> "Tensor":
         """(B, F) or (B, R, K) twice -> (B,)."""
-        every = torch.arange(student.shape[0], device=student.device)
-        triples = Triples(every, every.expand(len(every), -1))
-        return compared(_flat(student, 1), _flat(teacher, 1), triples, self.distance)
+        s, t = (_split(side, 1).unsqueeze(0) for side in (student, teacher))
+        return triples.at_all(s, t, None, self.distance)[0]
 
 
 @dataclass(frozen=True)
@@ -201,9 +115,11 @@ class WindowAngles(_Angles):
         self._check(student, teacher)
         return self
 
-    def counts(self, student: Shape, batch: int, tokens: int) -> tuple[int, int, int]:  # noqa: ARG002
-        """Return every token with its window."""
-        return batch * tokens, 2 * (self.window // 2), batch * tokens
+    def memory(self, student: Shape, teacher: Shape, batch: int, tokens: int) -> Footprint:
+        """Return the bytes of every token with its window."""
+        if self._is_all(tokens):
+            return of_all(student, teacher, batch, tokens)
+        return of_near(student, teacher, batch, tokens, 2 * (self.window // 2) + 1)
 
     def __call__(
         self,
@@ -213,26 +129,27 @@ class WindowAngles(_Angles):
         module: "Module | None" = None,  # noqa: ARG002
     ) -> "Tensor":
         """(B, N, F) or (B, N, R, K) twice -> (B, N)."""
-        B, N = student.shape[:2]
-        triples = self._triples(context)
-        return compared(_flat(student, 2), _flat(teacher, 2), triples, self.distance).view(B, N)
-
-    def _triples(self, context: Context) -> Triples:
-        mask_BN = context.mask_BN.bool()
-        B, N = mask_BN.shape
-        place = torch.arange(N, device=mask_BN.device)
+        s, t = (_split(side, 2) for side in (student, teacher))
+        real_NB = context.mask_BN.bool().T
+        place = torch.arange(len(real_NB), device=real_NB.device)
+        if self._is_all(len(real_NB)):
+            away_NN = place[:, None] - place
+            near_NN = (away_NN != 0) & (away_NN.abs() <= self.window // 2)
+            near_NN &= away_NN < 0 if context.causal else near_NN
+            valid_NNB = near_NN[:, :, None] & real_NB[:, None] & real_NB
+            return triples.at_all(s, t, valid_NNB, self.distance)
         half = self.window // 2
-        away = [d for d in range(-half, half + 1) if d and not (context.causal and d > 0)]
-        near_NK = place[:, None] + torch.tensor(away, device=place.device)
-        inside = (near_NK >= 0) & (near_NK < N)
-        near_NK = near_NK.clamp(0, N - 1)
-        valid_BNK = inside & mask_BN[:, near_NK] & mask_BN[:, :, None]
-        first_B11 = torch.arange(B, device=place.device)[:, None, None] * N
-        return Triples(
-            torch.arange(B * N, device=place.device),
-            (first_B11 + near_NK).flatten(0, 1),
-            valid_BNK.flatten(0, 1),
-        )
+        away_K = torch.arange(-half, half + 1, device=real_NB.device)
+        near_KN = away_K[:, None] + place
+        inside = (near_KN >= 0) & (near_KN < len(real_NB))
+        inside &= (away_K < 0 if context.causal else away_K != 0)[:, None]
+        other_KNB = real_NB[near_KN.clamp(0, len(real_NB) - 1)]
+        valid_KNB = inside[:, :, None] & other_KNB & real_NB
+        return triples.at_near(s, t, real_NB.T, valid_KNB.transpose(1, 2), self.distance)
+
+    def _is_all(self, tokens: int) -> bool:
+        """Whether a window is no shorter than the longest sequence, or has no neighbours."""
+        return tokens <= self.window or self.window < 2
 
 
 @dataclass(frozen=True)
@@ -251,10 +168,9 @@ class LayerAngles(_Angles):
         self._check(student, teacher)
         return self
 
-    def counts(self, student: Shape, batch: int, tokens: int) -> tuple[int, int, int]:
-        """Return every layer at every token with all layers."""
-        layers = student.layers or 1
-        return batch * tokens * layers, layers, batch * tokens * layers
+    def memory(self, student: Shape, teacher: Shape, batch: int, tokens: int) -> Footprint:
+        """Return the bytes of every layer at every token with all layers."""
+        return of_all(student, teacher, batch * tokens, student.layers or 1)
 
     def __call__(
         self,
@@ -265,10 +181,9 @@ class LayerAngles(_Angles):
     ) -> "Tensor":
         """(B, N, L, F) twice -> (B, N)."""
         B, N, L = student.shape[:3]
-        every = torch.arange(B * N * L, device=student.device)
-        others = every.view(-1, 1, L).expand(-1, L, -1).flatten(0, 1)
-        triples = Triples(every, others, others != every[:, None])
-        values = compared(_flat(student, 3), _flat(teacher, 3), triples, self.distance)
+        s, t = (_split(side.flatten(0, 1), 2) for side in (student, teacher))
+        other_LL1 = ~torch.eye(L, dtype=torch.bool, device=student.device).unsqueeze(-1)
+        values = triples.at_all(s, t, other_LL1.expand(-1, -1, B * N), self.distance)
         return values.view(B, N, L).mean(-1)
 
 
@@ -298,11 +213,13 @@ class GuidedAngles(_Angles):
         """Return that it gives one value per sequence."""
         return "cls"
 
-    def counts(self, student: Shape, batch: int, tokens: int) -> tuple[int, int, int]:
-        """Return the chosen tokens or spans."""
+    def memory(self, student: Shape, teacher: Shape, batch: int, tokens: int) -> Footprint:
+        """Return the bytes of the chosen tokens or spans."""
         places = -(-tokens // SPAN) if student.positions == "span" else tokens
+        if self._is_all(places):
+            return of_all(student, teacher, batch, places)
         vertices, partners = min(self.vertices, places), min(self.partners, places)
-        return batch * vertices, partners, batch * places
+        return of_chosen(student, teacher, batch * vertices, partners, batch * places)
 
     def __call__(
         self,
@@ -313,25 +230,80 @@ class GuidedAngles(_Angles):
     ) -> "Tensor":
         """(B, N, F) or (B, N, R, K) twice -> (B,)."""
         around = context.of_spans() if self.spans else context
-        triples = self._triples(around)
-        values = compared(_flat(student, 2), _flat(teacher, 2), triples, self.distance)
-        assert triples.valid_RK is not None
-        counted = (triples.valid_RK.sum(-1) > 1).view(student.shape[0], -1)
-        return values.view_as(counted).sum(-1) / counted.sum(-1).clamp(min=1)
+        s, t = (_split(side, 2) for side in (student, teacher))
+        pairs_BNN = around.pairs_BNN
+        N = pairs_BNN.shape[-1]
+        pairs_BNN = pairs_BNN & ~torch.eye(N, dtype=torch.bool, device=pairs_BNN.device)
+        if self._is_all(N):
+            values_BR = triples.at_all(s, t, pairs_BNN.permute(2, 1, 0), self.distance)
+            counted_BR = pairs_BNN.sum(-1) > 1
+        else:
+            vertex_R, others_RK, valid_RK = self._chosen(around, pairs_BNN)
+            flat = s.flatten(0, 1), t.flatten(0, 1)
+            values = triples.at_chosen(*flat, vertex_R, others_RK, valid_RK, self.distance)
+            counted_BR = (valid_RK.sum(-1) > 1).view(len(s), -1)
+            values_BR = values.view_as(counted_BR)
+        return values_BR.sum(-1) / counted_BR.sum(-1).clamp(min=1)
 
-    def _triples(self, context: Context) -> Triples:
-        assert context.guide is not None
-        B, N = context.mask_BN.shape
-        pairs = context.pairs_BNN
-        pairs = pairs & ~torch.eye(N, dtype=torch.bool, device=pairs.device)
-        given_BNN = context.guide.mean(1).masked_fill(~pairs, -1.0)
-        received_BN = given_BNN.clamp(min=0).sum(1).masked_fill(~context.mask_BN.bool(), -1.0)
+    def _is_all(self, places: int) -> bool:
+        """Whether there is nothing to choose."""
+        return places <= min(self.vertices, self.partners)
+
+    def _chosen(self, around: Context, pairs_BNN: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
+        """Return vertices (R,), their partners (R, K) and which of these count (R, K)."""
+        assert around.guide is not None
+        B, N = around.mask_BN.shape
+        given_BNN = around.guide.mean(1).masked_fill(~pairs_BNN, -1.0)
+        received_BN = given_BNN.clamp(min=0).sum(1).masked_fill(~around.mask_BN.bool(), -1.0)
         vertex_BR = received_BN.topk(min(self.vertices, N)).indices
         rows = vertex_BR[:, :, None].expand(-1, -1, N)
         partners = given_BNN.gather(1, rows).topk(min(self.partners, N))
         first = torch.arange(B, device=vertex_BR.device)[:, None] * N
-        return Triples(
+        return (
             (first + vertex_BR).flatten(),
             (first[:, :, None] + partners.indices).flatten(0, 1),
             (partners.values >= 0).flatten(0, 1),
         )
+
+
+def piece_of(others: int, width: int) -> int:
+    """Return how many vertices one piece has, of `others` vectors of that width each."""
+    return max(1, _PIECE // (others * width))
+
+
+def of_all(student: Shape, teacher: Shape, groups: int, places: int) -> Footprint:
+    """Return the bytes of `triples.at_all`, for so many groups of vectors."""
+    heads = student.split or 1
+    vectors, others = (4 * groups * places * heads * (x.features or 1) for x in (student, teacher))
+    pairs = 4 * groups * places**2 * heads
+    return Footprint(vectors + 8 * pairs, 2 * others + 7 * pairs)
+
+
+def of_near(student: Shape, teacher: Shape, batch: int, tokens: int, window: int) -> Footprint:
+    """Return the bytes of `triples.at_near`, for windows of so many places.
+
+    Blocks of tokens are held once as they are and twice with their neighbours.
+    """
+    heads = student.split or 1
+    rows = -(-(tokens + window - 1) // (window - 1)) * (window - 1)
+    vectors, others = (4 * batch * rows * heads * (x.features or 1) for x in (student, teacher))
+    pairs = 4 * batch * rows * heads * window
+    return Footprint(4 * vectors + 6 * pairs, max(3 * vectors, 4 * others) + 6 * pairs)
+
+
+def of_chosen(
+    student: Shape, teacher: Shape, vertices: int, others: int, vectors: int
+) -> Footprint:
+    """Return the bytes of `triples.at_chosen`, for so many vertices, others and vectors in all.
+
+    More than a piece of gathered vectors and cosines is never held; the gradient of pieces takes
+    two tensors of the student's size.
+    """
+    heads, width = student.split or 1, student.features or 1
+    step = min(vertices, piece_of(others, heads * max(width, others)))
+    own, other = (4 * step * others * heads * (x.features or 1) for x in (student, teacher))
+    pairs = 4 * step * heads * others**2
+    held, spare = own + 2 * pairs, 2 * max(own, other) + 2 * pairs
+    if step == vertices:
+        return Footprint(held, spare)
+    return Footprint(0, held + spare + 2 * 4 * vectors * heads * width)
