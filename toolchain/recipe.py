@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from toolchain.config import Config, apply_overrides, parse, read_yaml
 
 __all__ = [
+    "Augment",
     "Benchmark",
     "Columns",
     "Data",
@@ -52,6 +53,20 @@ class Columns(Config):
     answer: str | None = None
 
 
+class Augment(Config):
+    """Further training rows for students: copies whose words give way to neighbours.
+
+    Each word of a row that is one token is replaced with probability `p` by one of the
+    `candidates` words a masked language model finds likeliest in its place. `model` is a folder
+    with such a model; left out, it is the teacher as it came, which must then have that head.
+    """
+
+    copies: Positive = 20
+    p: float = Field(0.4, gt=0, le=1)
+    candidates: Positive = 15
+    model: str | None = None
+
+
 class Data(Config):
     """Where the task's rows lie, and raw text for a general stage.
 
@@ -66,6 +81,7 @@ class Data(Config):
     pack: bool | None = None
     columns: Columns = Columns()
     max_tokens: Positive | None = None
+    augment: Augment | None = None
 
 
 class StudentShape(Config):

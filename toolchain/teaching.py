@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import MANIFEST, Artifact, drafting
+from toolchain.artifact import MANIFEST, Artifact, Draft, drafting
 from toolchain.data.sources import TaskData
 from toolchain.distill.operators import TeacherGenerate
 from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
 from toolchain.models.initialise import Init
-from toolchain.plan import Plan, StagePlan
+from toolchain.plan import AugmentPlan, Plan, StagePlan
 from toolchain.rundir import Done, StepLog
 from toolchain.spec import ModelSpec
+from toolchain.steps.augment import augment, with_augmented
 from toolchain.steps.design import design
 from toolchain.steps.generate import generate, with_generated
 from toolchain.steps.together import finetune_together, member
@@ -62,6 +63,7 @@ class Teaching:
             for c, spec in zip(checkpoints, plan.teacher_specs, strict=True)
         ]
         self.assistants: list[Lying] = []
+        self._copies: tuple[TaskData, dict[str, Any]] | None = None
         self.start, self.start_digest = plan.teacher.root, ""
         if plan.start:
             self.start, self.start_digest = plan.start.root, plan.start.digest
@@ -182,11 +184,13 @@ class Teaching:
         self._training("distilled", self.start, inputs, plan.stages, plan.student)
 
     def _material(self, stages: Sequence[StagePlan], work: Path) -> TaskData:
-        """Return what stages train on: the data, or a teacher's answers to its prompts.
+        """Return what stages train on: the data, its copies, or a teacher's answers to its prompts.
 
-        The answers lie in the working folder of the step, and are written once.
+        Copies and answers lie in the working folder of the step, and are written once.
         """
         plan = self.plan
+        if plan.augment and any(stage.augmented for stage in stages):
+            return self._with_copies(plan.augment, work)
         operators = (operator for stage in stages for operator in stage.parts.operators)
         writing = next((op for op in operators if isinstance(op, TeacherGenerate)), None)
         if writing is None:
@@ -206,6 +210,28 @@ class Teaching:
                     progress=self.log.progress,
                 )
         return with_generated(plan.task, Artifact.open(folder))
+
+    def _with_copies(self, augmenting: AugmentPlan, work: Path) -> TaskData:
+        """Return the task with further rows, the same for every model that learns from them."""
+        plan = self.plan
+        if self._copies is None:
+            folder = work / "copies"
+            if not (folder / MANIFEST).is_file():
+                with drafting(folder, {}) as draft:
+                    augment(
+                        draft,
+                        model=augmenting.checkpoint.root,
+                        task=plan.task,
+                        settings=augmenting.settings,
+                        max_tokens=min(plan.max_tokens, augmenting.checkpoint.spec.max_tokens),
+                        threads=plan.train_threads,
+                        seed=plan.recipe.seed,
+                        work=work / "copy-shards",
+                        progress=self.log.progress,
+                    )
+            written = Artifact.open(folder)
+            self._copies = with_augmented(plan.task, written), dict(written.facts)
+        return self._copies[0]
 
     def baseline(self) -> None:
         """Train the same student from the same start on labels alone, unless not wanted."""
@@ -277,11 +303,9 @@ class Teaching:
             stage.name: tuple(guide.source(plan, raw=stage.raw) for guide in self._guides())
             for stage in stages
         }
-        return self.log.step(
-            name,
-            {**inputs, **data},
-            self._config(stages, spec, labels),
-            lambda draft, work: train_stages(
+
+        def write(draft: Draft, work: Path) -> None:
+            train_stages(
                 draft,
                 start=start,
                 labels=labels,
@@ -294,5 +318,11 @@ class Teaching:
                 setup=self._setup(name, spec),
                 work=work,
                 progress=self.log.progress,
-            ),
-        )
+            )
+            if self._copies and any(stage.augmented for stage in stages):
+                draft.facts["augmented"] = self._copies[1]
+
+        config = self._config(stages, spec, labels)
+        if plan.augment and any(stage.augmented for stage in stages):
+            config["augment"] = plan.augment.as_json()
+        return self.log.step(name, {**inputs, **data}, config, write)

@@ -1,6 +1,14 @@
 """Recipe to Plan: everything a run will do, resolved, and everything refused."""
 
 from toolchain.plan.make import make_plan, probed
-from toolchain.plan.types import AssistantPlan, Plan, StagePlan, TeacherPlan
+from toolchain.plan.types import AssistantPlan, AugmentPlan, Plan, StagePlan, TeacherPlan
 
-__all__ = ["AssistantPlan", "Plan", "StagePlan", "TeacherPlan", "make_plan", "probed"]
+__all__ = [
+    "AssistantPlan",
+    "AugmentPlan",
+    "Plan",
+    "StagePlan",
+    "TeacherPlan",
+    "make_plan",
+    "probed",
+]

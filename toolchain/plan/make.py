@@ -16,6 +16,7 @@ from toolchain.estimate import Estimate
 from toolchain.models.checkpoint import inspect
 from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
+from toolchain.plan.augment import augment_plan
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
 from toolchain.plan.student import (
@@ -65,6 +66,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     )
     specs = tuple(for_task(t, task) for t in teachers)
     teacher_spec = specs[0]
+    augmenting = augment_plan(recipe, teacher, task, reasons)
     raw, raw_digest = load_raw(recipe.data.raw) if recipe.data.raw else ((), "")
     if recipe.student.vocab is not None:
         check_shareable(teacher.root)
@@ -131,6 +133,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         assistants=assistants,
         all_guides=composition.all_guides,
         source=source,
+        augment=augmenting,
         reasons=tuple(reasons),
     )
     plan = replace(plan, estimate=estimated(plan))

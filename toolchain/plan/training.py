@@ -89,7 +89,7 @@ def stage_plans(
             name,
             bound_to_all(terms, own_student, own_teachers),
             recipe.stages.get(name, StageTraining()),
-            rows=len(raw) if name == "general" else rows_to_train(recipe, task, student),
+            rows=len(raw) if name == "general" else _rows(recipe, task, student),
             raw=name == "general",
             # Stages that train predictions are judged on dev; the others end where they end.
             keep_best=(name != "general" and any(t.extract.kind == "logits" for t in terms))
@@ -97,8 +97,15 @@ def stage_plans(
             parts=_parts(recipe, composition, name, terms, own_student, own_teachers),
         )
         reasons += dict.fromkeys(note for bound in stage.terms for note in bound.notes)
-        plans.append(replace(stage, task=own_student.task))
+        augmented = recipe.data.augment is not None and name != "general"
+        plans.append(replace(stage, task=own_student.task, augmented=augmented))
     return tuple(plans)
+
+
+def _rows(recipe: Recipe, task: TaskData, student: ModelSpec) -> int:
+    """Return the rows a student sees of the task in an epoch."""
+    copies = recipe.data.augment.copies if recipe.data.augment else 0
+    return (1 + copies) * rows_to_train(recipe, task, student)
 
 
 def _check_lm_heads(composition: Composition, terms: Iterable[Term], lm_heads: bool) -> None:
@@ -265,6 +272,8 @@ def baseline_run(
     return replace(
         last,
         name="baseline",
+        # Labels of rows with other words are a guess, which nothing but labels could correct.
+        augmented=False,
         terms=_label_terms(student, teacher),
         # Where surgery decides the shape, the baseline must end as small as the student.
         parts=Parts(surgery=surgery) if surgery and surgery.reshapes else PLAIN,

@@ -11,16 +11,18 @@ from toolchain.estimate import Estimate
 from toolchain.layermap import LayerMap
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.initialise import Init
-from toolchain.recipe import Recipe
+from toolchain.recipe import Augment, Recipe
 from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
 
-__all__ = ["AssistantPlan", "Plan", "StagePlan", "TeacherPlan"]
+__all__ = ["AssistantPlan", "AugmentPlan", "Plan", "StagePlan", "TeacherPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """One stage of training with everything fixed; `raw` stages read unlabelled text.
+
+    `augmented` ones read the task's rows and their copies.
 
     `task` is what the models' heads are for in this stage.
     """
@@ -33,6 +35,7 @@ class StagePlan:
     warmup: float
     raw: bool = False
     keep_best: bool = True
+    augmented: bool = False
     parts: Parts = PLAIN
     task: Task = "classify"
 
@@ -52,8 +55,22 @@ class StagePlan:
             "warmup": self.warmup,
             "raw": self.raw,
             "task": self.task,
+            **({"augmented": True} if self.augmented else {}),
             **self.parts.as_json(),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentPlan:
+    """How copies of the training rows are made, and which model is asked for neighbours."""
+
+    settings: Augment
+    checkpoint: Checkpoint
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the copies, for digests and plans."""
+        settings = self.settings.model_dump(exclude={"model"})
+        return {**settings, "model": self.checkpoint.digest}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +153,7 @@ class Plan:
     assistants: tuple[AssistantPlan, ...] = ()
     all_guides: bool = False
     source: int = 0
+    augment: AugmentPlan | None = None
 
     @property
     def teacher_specs(self) -> tuple[ModelSpec, ...]:
@@ -167,6 +185,7 @@ class Plan:
             "together": self.together,
             "assistants": [assistant.as_json() for assistant in self.assistants],
             "student": {"shape": str(self.student), "parameters": self.student.params()},
+            "augment": self.augment.as_json() if self.augment else None,
             "init": self.init,
             "layer_map": str(self.copied),
             "method": self.recipe.method,

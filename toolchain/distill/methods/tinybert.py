@@ -17,6 +17,7 @@ class TinyBERT(Method):
     fine-tuning, "inter" the same on the task's texts, "pred" soft cross-entropy at tau = 1. One
     linear map is shared by the embeddings and all layers, as in the authors' code. Numbers of
     heads must be equal. Padded keys and rows are left out (the authors' code averages over them).
+    The paper's augmentation is `data.augment`, for any method.
     """
 
     tau: float = 1.0
