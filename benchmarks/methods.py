@@ -5,7 +5,7 @@
 Two tasks: trec6 and a slice of 6,000 rows of sst2. The teacher of sst2 is the one in `--shared`;
 that of trec6 is its encoder, fine-tuned here. Every student has the same shape and the same number
 of steps in all (a method of two stages gets half of them for each), and starts from the same
-layers unless its method says otherwise; the label-only baseline (`finetune`) too. One subprocess
+layers of the teacher; the label-only baseline (`finetune`) too. One subprocess
 per method and task, with one thread; its result is kept, so that a stopped benchmark goes on.
 
 `--quick` runs one seed of few steps and trec6 alone: a check that everything still trains.
@@ -15,7 +15,6 @@ import argparse
 import csv
 import gzip
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -42,12 +41,14 @@ from toolchain.rundir import RunFolder, StepLog
 from toolchain.teaching import Teaching
 
 LAYERS, BATCH, RATE = 3, 32, 2e-4
+# The same for every method, so that what differs is the method.
+START = "teacher_uniform"
 TASKS = ("trec6", "sst2")
 SLICE = 6000
 BASELINE = "finetune"
 # Methods that decide the student's shape themselves, or work on another one.
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "cofi": {},
+    "cofi": {"init": "teacher_copy"},
     "mobilebert": {"layers": 6, "family": "mobilebert"},
 }
 
@@ -108,7 +109,7 @@ def _recipe(teacher: Path, data: Path, method: str, seed: int, **more: Any) -> R
         {
             "teacher": str(teacher),
             "data": {"path": str(data), "max_tokens": 64},
-            "student": SHAPES.get(method, {"layers": LAYERS}),
+            "student": SHAPES.get(method, {"layers": LAYERS, "init": START}),
             "method": method,
             "seed": seed,
             "threads": 1,
@@ -307,7 +308,7 @@ def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> None:
     record = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": _command(results, seeds=seeds, steps=steps),
         "environment": environment(),
         "student_layers": LAYERS,
         "steps": steps,
@@ -329,6 +330,13 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> N
         found = {r.method: r for r in results if r.task == task}
         lines += ["", f"## {task}", "", *_table(found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _command(results: Sequence[Result], *, seeds: int, steps: int) -> str:
+    """Return what makes these figures again, whatever folders were used here."""
+    tasks = " ".join(dict.fromkeys(r.task for r in results))
+    options = f"--steps {steps} --seeds {seeds} --tasks {tasks}"
+    return f"python benchmarks/methods.py --shared ../shared {options}"
 
 
 def _table(found: Mapping[str, Result]) -> list[str]:

@@ -20,8 +20,6 @@ import argparse
 import itertools
 import json
 import random
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -268,7 +266,8 @@ def main() -> None:
 
 def _write(options: argparse.Namespace, rates: Mapping[str, list[float]]) -> None:
     record = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": "python benchmarks/speed.py --shared ../shared "
+        f"--rounds {options.rounds} --steps {options.steps} --threads {options.threads}",
         "environment": environment(),
         "batch_size": BATCH,
         "samples_per_s": rates,
