@@ -327,7 +327,7 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> N
         "memory are of one process with one thread, two of them side by side.",
     ]
     for task in dict.fromkeys(r.task for r in results):
-        found = {r.method: r for r in results if r.task == task}
+        found = {f"{r.method} {r.init}": r for r in results if r.task == task}
         lines += ["", f"## {task}", "", *_table(found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
