@@ -4,6 +4,7 @@ A schedule may treat the pairs of a matching differently (`pair` of `pairs`, fro
 layers are unlocked one after another.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,9 +26,9 @@ class Schedule:
 
     key: ClassVar[str] = ""
 
+    @abstractmethod
     def __call__(self, progress: float) -> float:
         """Return the factor on the whole term at this progress."""
-        raise NotImplementedError
 
     def of_pair(self, progress: float, pair: int, pairs: int) -> float:  # noqa: ARG002
         """Return the factor on one pair of the matching, from 0; 1 for most schedules."""

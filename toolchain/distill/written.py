@@ -65,12 +65,12 @@ def read_terms(written: Sequence[WrittenTerm]) -> tuple[Term, ...]:
 def _read(written: WrittenTerm, where: str) -> Term:
     extract = _knowledge(written.knowledge, f"{where}.knowledge")
     default = Uniform() if extract.layered else Whole()
-    match = _part("match", written.match, f"{where}.match", Matching) or default
+    match = _part("match", written.match, f"{where}.match", Matching) or default  # type: ignore[type-abstract]
     chain = tuple(
         _part("transform", item, f"{where}.transform", object) for item in written.transform
     )
-    objective = _part("objective", written.objective, f"{where}.objective", Objective)
-    schedule = _part("schedule", written.schedule, f"{where}.schedule", Schedule) or Constant()
+    objective = _part("objective", written.objective, f"{where}.objective", Objective)  # type: ignore[type-abstract]
+    schedule = _part("schedule", written.schedule, f"{where}.schedule", Schedule) or Constant()  # type: ignore[type-abstract]
     assert objective is not None
     if extract.layered and isinstance(match, Whole):
         raise UsageError(

@@ -3,6 +3,7 @@
 Shape letters: K teachers, P rows of logits, C outcomes, D width of the student.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -79,10 +80,10 @@ class Aggregation:
         """Return what it learns or remembers over the run, or None."""
         return None
 
+    @abstractmethod
     def weights(self, said: Said, module: "Module | None") -> "Tensor":
         """Return weights (K, P), without gradient."""
-        raise NotImplementedError
 
-    def lesson(self, said: Said, after: "Tensor", module: "Module | None") -> Lesson:
+    def lesson(self, said: Said, after: "Tensor", module: "Module | None") -> Lesson:  # noqa: ARG002
         """Return what the step taught; `after` are the updated student's logits (P, C)."""
-        raise NotImplementedError
+        raise TypeError(f"{self.key} learns nothing")

@@ -7,6 +7,7 @@ map; others draw pairs anew, mix several teacher layers, or weigh pairs by their
 Shape letters: B batch, N tokens, D width, S and T numbers of layers.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -61,9 +62,9 @@ class Matching:
     any_depth: ClassVar[bool] = False
     group: str = ""
 
+    @abstractmethod
     def layers(self, student: int, teacher: int) -> LayerMap:
         """Return every pair of layers that may be needed of these depths. Raises Unfit."""
-        raise NotImplementedError
 
     def module(self, layer_map: LayerMap) -> "Module | None":  # noqa: ARG002
         """Return what the matching learns or remembers, or None."""

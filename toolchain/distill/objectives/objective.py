@@ -8,6 +8,7 @@ leaves the last axis to the reduction.
 Shape letters: B batch, N tokens, H maps, C outcomes, F features, P rows of logits.
 """
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from toolchain.distill.context import Context
@@ -96,11 +97,11 @@ class Objective:
         """
         return None
 
+    @abstractmethod
     def __call__(
         self, student: "Tensor", teacher: "Tensor", context: Context, module: "Module | None" = None
     ) -> "Tensor":
         """Return distances."""
-        raise NotImplementedError
 
 
 def require_same_size(student: Shape, teacher: Shape) -> None:

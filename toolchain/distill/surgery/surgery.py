@@ -1,5 +1,6 @@
 """Surgery: the student's modules are changed for the time of training, and healed at its end."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -65,6 +66,6 @@ class Surgery:
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""
 
+    @abstractmethod
     def begin(self, student: "TrainingModel", teachers: "Sequence[TrainingModel]") -> Operation:
         """Operate on the student, in place. Student and teachers are on the run's device."""
-        raise NotImplementedError
