@@ -53,6 +53,7 @@ NOT_ZERO = {
     "universal_kd/heads": "the gold labels train these heads",
     "universal_kd/layers": "each side has heads of its own, and layers are mixed",
     "rail_kd/layers": "each side has projections of its own",
+    "dskd/projection": "the gold labels train the projection",
     "ted/filters": "the gold labels train the filters",
 }
 """Terms that do not vanish where student and teacher are equal."""

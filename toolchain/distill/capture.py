@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from toolchain.distill.context import Decoder
 from toolchain.distill.extract import Extract, Request
 from toolchain.distill.operators.operator import Patches
 from toolchain.errors import UsageError
@@ -52,12 +53,20 @@ def _as_it_is(logits: Tensor) -> Tensor:
 
 
 class Captures:
-    """One side's tensors of one forward pass. `heads` is the number of query heads."""
+    """One side's tensors of one forward pass.
+
+    `heads` is the number of query heads; `decoder` is there where states were asked for.
+    """
 
     def __init__(
-        self, tensors: Mapping[Request, Tensor], heads: int, attention: Attention | None = None
+        self,
+        tensors: Mapping[Request, Tensor],
+        heads: int,
+        attention: Attention | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self._tensors = tensors
+        self.decoder = decoder
         self._heads = heads
         self._attention = attention or Attention()
         self._scores: dict[int, Tensor] = {}
@@ -178,10 +187,10 @@ class Recorder:
     def take(self, logits: Tensor, rows: Callable[[Tensor], Tensor] = _as_it_is) -> Captures:
         """Return what the last forward pass left, with its logits, and forget it.
 
-        `rows` makes rows of logits (P, C) of what an extra head gives.
+        `rows` makes rows (P, C) of what an extra head gives, and of the states a head reads.
         """
         tensors = {**self._tensors, Request("logits"): logits}
-        for request in [r for r in tensors if r.kind == "head"]:
+        for request in [r for r in tensors if r.kind in ("head", "states")]:
             tensors[request] = rows(self._of_sequences(tensors[request]))
         if Request("pooled") in tensors:
             tensors[Request("pooled")] = self._of_sequences(tensors[Request("pooled")])
@@ -192,7 +201,13 @@ class Recorder:
             refused=self._family.unsupported.get("attn_scores", ""),
         )
         self._forget()
-        return Captures(tensors, self._spec.heads, attention)
+        decoder = self._decoder() if Request("states") in self._requests else None
+        return Captures(tensors, self._spec.heads, attention, decoder)
+
+    def _decoder(self) -> Decoder:
+        last = self._model.get_submodule(self._last())
+        assert isinstance(last, nn.Linear), f"the head ends in a {type(last).__name__}"
+        return Decoder(last.weight, last.bias)
 
     def _forget(self) -> None:
         self._tensors, self._normed = {}, {}
@@ -208,7 +223,7 @@ class Recorder:
 
     def _watch(self, request: Request) -> torch.utils.hooks.RemovableHandle:
         match request.kind:
-            case "pooled":
+            case "pooled" | "states":
                 last = self._model.get_submodule(self._last())
                 return last.register_forward_pre_hook(self._keep_input(request), with_kwargs=True)
             case "head":
@@ -233,8 +248,8 @@ class Recorder:
         last = self._family.head(task).last
         if not last:
             raise UsageError(
-                f"pooled cannot be read: {self._family.name}'s head for {task} ends in no one "
-                "linear layer",
+                "pooled and states cannot be read: "
+                f"{self._family.name}'s head for {task} ends in no one linear layer",
                 "use terms on hidden states or predictions",
             )
         return last

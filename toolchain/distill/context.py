@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["Context", "Moment"]
+__all__ = ["Context", "Decoder", "Moment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,22 @@ class Moment:
 _START = Moment()
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """The last linear layer of a model's head: weight (V, D), and bias (V,) or None."""
+
+    weight_VD: "Tensor"
+    bias_V: "Tensor | None"
+
+    def __call__(self, states_PD: "Tensor", *, learns: bool) -> "Tensor":
+        """Return logits (P, V); the layer gets a gradient only where it `learns`."""
+        own = (self.weight_VD, self.bias_V)
+        weight, bias = (
+            None if x is None else (x if learns else x.detach()).to(states_PD.dtype) for x in own
+        )
+        return torch.nn.functional.linear(states_PD, weight, bias)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """One micro-batch's surroundings.
@@ -60,7 +76,8 @@ class Context:
     the distiller sets it for maps over pairs of tokens, whose outcomes are keys. `guide` is the
     teacher's knowledge a term asked for as guidance. `kept_K` are the teacher's ids of the outcomes
     of a student with a vocabulary of its own, in the student's order. `standing` are the student's
-    blocks, from 1, that a surgery has left in this step (None: all).
+    blocks, from 1, that a surgery has left in this step (None: all). `decoders` are the last layers
+    of both models' heads, for terms on the states these read: the student's, the teacher's.
     """
 
     mask_BN: "Tensor"
@@ -72,6 +89,7 @@ class Context:
     guide: "Tensor | None" = None
     kept_K: "Tensor | None" = None
     standing: frozenset[int] | None = None
+    decoders: tuple[Decoder, Decoder] | None = None
 
     @property
     def rows(self) -> int:

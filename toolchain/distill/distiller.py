@@ -19,7 +19,7 @@ from toolchain.distill.context import Context, Moment
 from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
 from toolchain.distill.seen import Apart, Seen, knowledge, layers, logits_of, no_rows, part, said
-from toolchain.distill.skips import Skips
+from toolchain.distill.skips import Skips, clock_key, is_watched, turn_name
 from toolchain.distill.term import BoundTerm
 
 __all__ = ["Distiller", "Observer"]
@@ -84,8 +84,8 @@ class Distiller(nn.Module):
                     values[bound.name] = rows.sum() / (denominators[bound.name] or 1.0)
                 else:
                     values[bound.name] = zero
-                if _is_watched(bound):
-                    values[_turn(bound)] = turn / (denominators[bound.name] or 1.0)
+                if is_watched(bound):
+                    values[turn_name(bound)] = turn / (denominators[bound.name] or 1.0)
         return values
 
     def total(self, values: Mapping[str, Tensor], moment: Moment) -> Tensor:
@@ -129,11 +129,11 @@ class Distiller(nn.Module):
                 module: object = self._module(key)
                 if isinstance(module, Observer):
                     module.observe(values[bound.name])
-        for key in {_clock_key(b) for b in self.terms if _is_watched(b)}:
-            watched = [b for b in self.terms if _is_watched(b) and _clock_key(b) == key]
+        for key in {clock_key(b) for b in self.terms if is_watched(b)}:
+            watched = [b for b in self.terms if is_watched(b) and clock_key(b) == key]
             clock: object = self._module(key)
             assert isinstance(clock, Observer)
-            clock.observe(max(values[_turn(b)] for b in watched))
+            clock.observe(max(values[turn_name(b)] for b in watched))
 
     def adopt(self, learned: Mapping[str, Tensor]) -> None:
         """Go on from what an earlier stage's distiller learned in groups of the same name."""
@@ -160,8 +160,8 @@ class Distiller(nn.Module):
             self._grouped.add(key)
         if key not in self.learned:
             self._own(key, bound.term.match.module(bound.layer_map))
-        if bound.term.clock and _is_watched(bound):
-            self._own(_clock_key(bound), bound.term.clock.module(len(bound.layer_map.pairs)))
+        if bound.term.clock and is_watched(bound):
+            self._own(clock_key(bound), bound.term.clock.module(len(bound.layer_map.pairs)))
 
     def _own(self, key: str, module: nn.Module | None) -> None:
         if module is not None:
@@ -174,7 +174,7 @@ class Distiller(nn.Module):
         """Return what the term's schedule reads."""
         if bound.term.clock is None:
             return moment.progress
-        clock = self._module(_clock_key(bound))
+        clock = self._module(clock_key(bound))
         assert isinstance(clock, Skips), f"{bound.name}: its clock watches no term of the stage"
         return clock.at(moment)
 
@@ -189,6 +189,9 @@ class Distiller(nn.Module):
         context = seen.around(bound)
         if term.reduction.over in ("query", "pair"):
             context = dataclasses.replace(context, outcomes=context.keys_B1NN)
+        if seen.student.decoder and teacher.decoder:
+            decoders = (seen.student.decoder, teacher.decoder)
+            context = dataclasses.replace(context, decoders=decoders)
         matched = self._pairs(bound, seen, context)
         # Pairs of a random matching change from step to step; their number does not.
         pairs = list(term.match.pair(bound.layer_map, *matched, context))
@@ -210,9 +213,9 @@ class Distiller(nn.Module):
     def _turn_of(
         self, bound: BoundTerm, progress: float, numerators: Sequence[Tensor]
     ) -> Tensor | None:
-        if not _is_watched(bound):
+        if not is_watched(bound):
             return None
-        clock = self._module(_clock_key(bound))
+        clock = self._module(clock_key(bound))
         assert isinstance(clock, Skips)
         turn = clock.turn(progress)
         return numerators[turn].detach().sum() if turn < len(numerators) else None
@@ -271,7 +274,7 @@ class Distiller(nn.Module):
 
         if not _too_large(pair.student, bound):
             return numerators(pair.student, pair.teacher, context)
-        size = max(1, PIECE // pair.student[0].numel())
+        size = max(1, PIECE // _row_size(pair.student, bound))
         # Split, not sliced: each slice's gradient would be a tensor of the whole size.
         sides = zip(*(torch.split(x, size) for x in (pair.student, pair.teacher)), strict=True)
         pieces = []
@@ -319,33 +322,24 @@ def _match_key(bound: BoundTerm) -> str:
     return _safe(f"{group}_{bound.teacher}" if group else f"{bound.name}_match")
 
 
-def _clock_key(bound: BoundTerm) -> str:
-    """Return the name of the clock's state: a method has one."""
-    assert bound.term.clock is not None
-    return _safe(f"{bound.term.name.rpartition('/')[0]}_{bound.term.clock.watched}_clock")
-
-
-def _is_watched(bound: BoundTerm) -> bool:
-    clock = bound.term.clock
-    return clock is not None and bound.term.name.rpartition("/")[2] == clock.watched
-
-
-def _turn(bound: BoundTerm) -> str:
-    return f"{bound.name}/turn"
-
-
 def _by_rows(bound: BoundTerm) -> bool:
     """Whether transforms act on rows of logits, so that they can wait for their piece of them."""
-    return bound.term.extract.kind == "logits"
+    return bound.term.extract.kind in ("logits", "states")
 
 
 def _of_logits(bound: BoundTerm) -> bool:
-    return bound.term.extract.kind in ("logits", "head")
+    return bound.term.extract.kind in ("logits", "head", "states")
 
 
 def _too_large(values: Tensor, bound: BoundTerm) -> bool:
     by_rows = bound.objective.rowwise and bound.term.reduction.over in ("logits", "query", "pair")
-    return by_rows and values.numel() > PIECE
+    return by_rows and len(values) * _row_size(values, bound) > PIECE
+
+
+def _row_size(values: Tensor, bound: BoundTerm) -> int:
+    """Return how many numbers a row has where it is widest: states become logits."""
+    heads = [shape.head[1] for sides in bound.sides for shape in sides if shape.head]
+    return max(values[:1].numel(), *heads) if heads else values[:1].numel()
 
 
 def _safe(name: str) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "logits",
     "pooled",
     "q",
+    "states",
     "v",
 ]
 
@@ -34,6 +35,7 @@ Kind = Literal[
     "labels",
     "head",
     "gold",
+    "states",
     "pooled",
     "emb",
     "hidden",
@@ -52,7 +54,7 @@ class Request:
     For a "head" it is the number of the head: 0 is that of gold labels, k that of teacher k.
     """
 
-    kind: Literal["logits", "head", "pooled", "emb", "hidden", "q", "k", "v"]
+    kind: Literal["logits", "head", "states", "pooled", "emb", "hidden", "q", "k", "v"]
     layer: int = 0
 
 
@@ -77,6 +79,18 @@ class Extract:
                     features=_outcomes(spec),
                     answers=_answers(spec),
                     independent=spec.task == "multi_label",
+                )
+            case "states":
+                if spec.task not in ("causal_lm", "classify", "tag"):
+                    raise Unfit(
+                        f"the head of a model for {spec.task} does not read one state per answer",
+                        "read hidden states instead",
+                    )
+                return Shape(
+                    positions="logits",
+                    features=spec.width,
+                    answers=_answers(spec),
+                    head=(spec.width, _outcomes(spec)),
                 )
             case "attn_scores" | "attn_probs":
                 return Shape(positions="pair", heads=spec.heads)
@@ -109,7 +123,7 @@ class Extract:
                 return (Request("head"),)
             case "attn_scores" | "attn_probs":
                 return (Request("q", layer), Request("k", layer))
-            case "logits" | "pooled" | "emb":
+            case "logits" | "states" | "pooled" | "emb":
                 return (Request(self.kind),)
             case "hidden" if layer == 0:
                 return (Request("emb"),)
@@ -144,6 +158,8 @@ head = Extract("head")
 """Logits of the student's extra head for this teacher, against the teacher's own, (P, C)."""
 gold = Extract("gold")
 """The gold labels on the teacher's side, the logits of the student's extra head for them."""
+states = Extract("states")
+"""What the last linear layer of the head reads at every supervised position, (P, D)."""
 pooled = Extract("pooled")
 """What the last linear layer of the head reads, (B, D)."""
 emb = Extract("emb")
@@ -163,6 +179,6 @@ v = Extract("v", layered=True)
 
 KNOWLEDGE = {
     extract.kind: extract
-    for extract in (logits, labels, pooled, emb, hidden, attn_scores, attn_probs, q, k, v)
+    for extract in (logits, labels, states, pooled, emb, hidden, attn_scores, attn_probs, q, k, v)
 }
 """Every kind of knowledge by the name recipes use; extra heads exist only under a surgery."""

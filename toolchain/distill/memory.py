@@ -79,6 +79,10 @@ def _side(
     chain = [transform for transform in bound.transforms if transform.side in ("both", name)]
     for i, transform in enumerate(chain):
         own = transform.memory(shape, batch, tokens)
+        made = transform.shape(shape).elements(batch, tokens)
+        if term.extract.kind == "states" and made > PIECE:
+            # Rows become logits piece by piece.
+            own = Footprint(0, round((own.held + own.spare) * PIECE / made))
         if isinstance(transform, Detach) and i == 0:
             continue
         if any(isinstance(later, Detach) for later in chain[i + 1 :]):

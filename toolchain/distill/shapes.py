@@ -43,6 +43,7 @@ class Shape:
     how many layers are stacked before the features (B, N, L, F), `split` into how many heads each
     vector was divided (B, N, R, F) or (B, R, F). `answers` is how many outputs the task has per
     sequence (None: it answers per token), `independent` says that each is a yes or no of its own.
+    `head` is what the model's last linear layer reads and gives: features, outcomes.
     """
 
     positions: Positions
@@ -52,6 +53,7 @@ class Shape:
     split: int | None = None
     answers: int | None = None
     independent: bool = False
+    head: tuple[int, int] | None = None
 
     @property
     def per_token(self) -> bool:

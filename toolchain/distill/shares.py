@@ -17,7 +17,8 @@ def gradient_shares(
     """Return each term's part of the sum of the terms' gradient norms over the student's weights.
 
     `weighted` are the terms as they enter the loss. Costs one backward pass per term and leaves the
-    graph and the parameters' own gradients as they are. Empty when no term has a gradient.
+    graph and the parameters' own gradients as they are. Terms that train projections or heads alone
+    are left out; empty when no term has a gradient.
     """
     norms = {}
     for name, value in weighted.items():
@@ -25,7 +26,8 @@ def gradient_shares(
             continue
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         squares = [g.double().square().sum() for g in gradients if g is not None]
-        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        if squares:
+            norms[name] = float(torch.stack(squares).sum().sqrt())
     total = sum(norms.values())
     return {name: norm / total for name, norm in norms.items()} if total > 0 else {}
 

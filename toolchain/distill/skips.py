@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from toolchain.distill.context import Moment
+from toolchain.distill.term import BoundTerm
 
-__all__ = ["Skips"]
+__all__ = ["Skips", "clock_key", "is_watched", "turn_name"]
 
 
 class Skips(nn.Module):
@@ -38,3 +39,21 @@ class Skips(nn.Module):
         start = math.ceil((turn + 1) * self.ends / self.layers * steps - 1e-9)
         following = self._moment.step + 1 + int(self.skipped)
         self.skipped += max(0, start - following)
+
+
+def clock_key(bound: BoundTerm) -> str:
+    """Return the name of the state of a term's clock: a method has one."""
+    assert bound.term.clock is not None
+    method = bound.term.name.rpartition("/")[0].replace("/", "_").replace(".", "_")
+    return f"{method}_{bound.term.clock.watched}_clock"
+
+
+def is_watched(bound: BoundTerm) -> bool:
+    """Return whether the term is the one its clock watches."""
+    clock = bound.term.clock
+    return clock is not None and bound.term.name.rpartition("/")[2] == clock.watched
+
+
+def turn_name(bound: BoundTerm) -> str:
+    """Return the name of the watched term's value for the layer whose turn it is."""
+    return f"{bound.name}/turn"

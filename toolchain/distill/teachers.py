@@ -77,7 +77,8 @@ class OnlineTeacher:
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(patches):
             logits: Tensor = self._model(**batch.inputs).logits
-        return self._recorder.take(positions_of(self.spec.task, batch.labels).rows(logits))
+        rows = positions_of(self.spec.task, batch.labels)
+        return self._recorder.take(rows.rows(logits), rows.rows)
 
     def close(self) -> None:
         """Remove the hooks."""

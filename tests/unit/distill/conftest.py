@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toolchain.distill.capture import Captures
 from toolchain.distill.compose import compose
-from toolchain.distill.context import Context, Moment
+from toolchain.distill.context import Context, Decoder, Moment
 from toolchain.distill.distiller import Distiller
 from toolchain.distill.extract import Request
 from toolchain.distill.seen import Seen
@@ -29,7 +29,15 @@ class Side:
     tensors: dict[Request, Tensor]
 
     def captures(self) -> Captures:
-        return Captures(self.tensors, self.spec.heads)
+        return Captures(self.tensors, self.spec.heads, decoder=decoder_of(self.spec))
+
+
+def decoder_of(spec: ModelSpec, dtype: torch.dtype = torch.float64) -> Decoder:
+    """The last layer of a head; models of one width and one number of outcomes have the same."""
+    g = torch.Generator().manual_seed(spec.width)
+    weight = torch.randn(spec.num_labels, spec.width, generator=g, dtype=torch.float64)
+    bias = torch.randn(spec.num_labels, generator=g, dtype=torch.float64)
+    return Decoder((weight / spec.width**0.5).to(dtype), bias.to(dtype))
 
 
 def make_side(spec: ModelSpec, rows: int, tokens: int, seed: int, *, grad: bool = False) -> Side:
@@ -45,6 +53,7 @@ def make_side(spec: ModelSpec, rows: int, tokens: int, seed: int, *, grad: bool 
         own = tensors[Request("logits")].detach().clone()
         tensors[Request("head", number)] = own.requires_grad_(grad)
     tensors[Request("pooled")] = draw(rows, spec.width)
+    tensors[Request("states")] = draw(rows, spec.width)
     tensors[Request("emb")] = draw(rows, tokens, spec.width)
     for layer in range(1, spec.layers + 1):
         for kind in ("hidden", "q", "k", "v"):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.distill.conftest import bound_terms, context_of, denominators_of, loss_of, make_side
+from tests.unit.distill.conftest import (
+    bound_terms,
+    context_of,
+    decoder_of,
+    denominators_of,
+    loss_of,
+    make_side,
+)
 from tests.unit.distill.live_bytes import LiveBytes
 from toolchain.distill import extract, matching, objectives, reduction, transforms
 from toolchain.distill.capture import Captures
@@ -48,7 +55,8 @@ def peak(terms: tuple[BoundTerm, ...], student: ModelSpec, batch: int, tokens: i
     """The most bytes that loss and gradient hold beside what the models gave."""
     tensors = [captured(student, batch, tokens, 1), captured(TEACHER, batch, tokens, 2)]
     own, other = (
-        Captures(kept, spec.heads) for kept, spec in zip(tensors, (student, TEACHER), strict=True)
+        Captures(kept, spec.heads, decoder=decoder_of(spec, torch.float32))
+        for kept, spec in zip(tensors, (student, TEACHER), strict=True)
     )
     mask = torch.ones(batch, tokens, dtype=torch.long)
     labels = torch.zeros(batch, dtype=torch.long)
@@ -58,6 +66,10 @@ def peak(terms: tuple[BoundTerm, ...], student: ModelSpec, batch: int, tokens: i
     outside = [*distiller.parameters(), *distiller.buffers(), mask, labels]
     for kept in tensors:
         outside += kept.values()
+    for side in (own, other):
+        assert side.decoder is not None
+        assert side.decoder.bias_V is not None
+        outside += [side.decoder.weight_VD, side.decoder.bias_V]
     with LiveBytes(outside) as live:
         values = distiller({"plain": seen, **{b.term.view: seen for b in terms}}, counts)
         distiller.total(values, context.moment).backward()

@@ -49,10 +49,10 @@ def encoder(layers: int, width: int = 24, seed: int = 0) -> TrainingModel:
     return TrainingModel(model=BertForSequenceClassification(config), family=family, spec=spec)
 
 
-def decoder(layers: int = 2, seed: int = 0) -> TrainingModel:
+def decoder(layers: int = 2, seed: int = 0, width: int = 16) -> TrainingModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2,
+        vocab_size=40, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, intermediate_size=32, max_position_embeddings=24,
         initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip

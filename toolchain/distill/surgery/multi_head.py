@@ -33,6 +33,8 @@ class MultiHead(Surgery):
     """
 
     key: ClassVar[str] = "multi_head"
+    # There is no one last layer to read them.
+    hides: ClassVar[frozenset[str]] = frozenset({"states"})
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:  # noqa: ARG002
         """Raise Unfit for a language model: each head would be a vocabulary wide."""

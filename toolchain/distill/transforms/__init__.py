@@ -1,6 +1,7 @@
 """What is done to knowledge before it is compared: one file per kind of transform."""
 
 from toolchain.distill.transforms.anneal import Anneal
+from toolchain.distill.transforms.decoding import Decode
 from toolchain.distill.transforms.detach import Detach
 from toolchain.distill.transforms.gram import Gram
 from toolchain.distill.transforms.heads import PseudoHead
@@ -15,6 +16,7 @@ from toolchain.distill.transforms.vocab_map import VocabMap
 
 __all__ = [
     "Anneal",
+    "Decode",
     "Detach",
     "Fixed",
     "Gram",
