@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.distill.lab import RUN as SHORT
 from tests.unit.distill.test_surgery import BERT, GPT2, LLAMA, TEACHERS, make
 from toolchain.data.sources import load_task
 from toolchain.data.tokenizing import tokenize_split
 from toolchain.distill.compose import compose
 from toolchain.distill.context import Moment
-from toolchain.distill.records import Parts, StageRun
+from toolchain.distill.records import Parts
 from toolchain.distill.schedules import Unlock
 from toolchain.distill.surgery import RestBelow
 from toolchain.distill.teachers import TrainingModel
@@ -85,20 +86,14 @@ class Watch(Null):
         self.look()
 
 
-RUN = StageRun(
+RUN = dataclasses.replace(
+    SHORT,
     name="inter",
     steps=8,
-    batch_size=16,
-    lr=1e-3,
-    warmup=0.1,
     # So large that a weight which is only decayed would be seen.
     weight_decay=0.5,
-    clip=1.0,
     evals=1,
     keep_best=False,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
     checkpoint_seconds=1e9,
 )
 

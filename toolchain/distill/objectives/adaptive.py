@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from toolchain.distill.context import Context
-from toolchain.distill.objectives.mixtures import kl_of_logs
-from toolchain.distill.objectives.objective import Objective, log_softmax
+from toolchain.distill.objectives.mixtures import Divergence, kl_of_logs
 from toolchain.distill.objectives.settings import require_fraction, require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
 
 __all__ = ["AKL"]
 
@@ -19,7 +16,7 @@ _NO_GAP = 1e-30
 
 
 @dataclass(frozen=True)
-class AKL(Objective):
+class AKL(Divergence):
     """tau^2 (g_head KL(P || Q) + g_tail KL(Q || P)) / (g_head + g_tail), row by row.
 
     Wu et al. 2025 (arXiv 2404.02657). The head is the smallest set of the teacher's
@@ -28,7 +25,6 @@ class AKL(Objective):
     """
 
     key: ClassVar[str] = "akl"
-    distribution: ClassVar[bool] = True
     held: ClassVar[float] = 5.0
     spare: ClassVar[float] = 5.0
     mu: float = 0.5
@@ -39,20 +35,12 @@ class AKL(Objective):
         require_fraction(self.key, "mu", self.mu)
         require_positive(self.key, "tau", self.tau)
 
-    def __call__(
-        self,
-        student: "Tensor",
-        teacher: "Tensor",
-        context: Context,
-        module: "Module | None" = None,  # noqa: ARG002
-    ) -> "Tensor":
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_q = log_softmax(student, self.tau, context)
-        log_p = log_softmax(teacher, self.tau, context)
         head, tail = self._gaps(log_p.exp(), log_q.detach().exp())
         total = (head + tail).clamp_min(_NO_GAP)
         forward, reverse = kl_of_logs(log_p, log_q), kl_of_logs(log_q, log_p)
-        return self.tau**2 * (head / total * forward + tail / total * reverse)
+        return head / total * forward + tail / total * reverse
 
     def _gaps(self, p: "Tensor", q: "Tensor") -> tuple["Tensor", "Tensor"]:
         """Return the sums of |p - q| over the teacher's head and tail, (...) each."""

@@ -5,6 +5,7 @@ nothing underflows. All are multiplied by tau^2.
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["GJS", "RKL", "SKL", "SRKL", "kl_of_logs"]
+__all__ = ["GJS", "RKL", "SKL", "SRKL", "Divergence", "kl_of_logs"]
 
 
 def kl_of_logs(log_p: "Tensor", log_q: "Tensor") -> "Tensor":
@@ -33,20 +34,15 @@ def _mixture(log_p: "Tensor", log_q: "Tensor", share: float) -> "Tensor":
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
-@dataclass(frozen=True)
-class RKL(Objective):
-    """tau^2 KL(Q || P): the student is drawn to the teacher's largest modes.
+class Divergence(Objective):
+    """tau^2 times a function of the two distributions' logarithms at temperature tau. Base."""
 
-    The gradient with respect to the student's logits is tau q (log q - log p - KL).
-    """
-
-    key: ClassVar[str] = "rkl"
     distribution: ClassVar[bool] = True
-    tau: float = 1.0
+    tau: float
 
-    def __post_init__(self) -> None:
-        """Refuse a temperature that is not above 0."""
-        require_positive(self.key, "tau", self.tau)
+    @abstractmethod
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
+        """Return the divergence (...) of teacher log p and student log q (..., outcomes)."""
 
     def __call__(
         self,
@@ -58,11 +54,30 @@ class RKL(Objective):
         """(..., outcomes) twice -> (...)."""
         log_q = log_softmax(student, self.tau, context)
         log_p = log_softmax(teacher, self.tau, context)
-        return self.tau**2 * kl_of_logs(log_q, log_p)
+        return self.tau**2 * self.of_logs(log_p, log_q)
 
 
 @dataclass(frozen=True)
-class GJS(Objective):
+class RKL(Divergence):
+    """tau^2 KL(Q || P): the student is drawn to the teacher's largest modes.
+
+    The gradient with respect to the student's logits is tau q (log q - log p - KL).
+    """
+
+    key: ClassVar[str] = "rkl"
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that is not above 0."""
+        require_positive(self.key, "tau", self.tau)
+
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
+        """(..., outcomes) twice -> (...)."""
+        return kl_of_logs(log_q, log_p)
+
+
+@dataclass(frozen=True)
+class GJS(Divergence):
     """tau^2 (beta KL(P || M) + (1 - beta) KL(Q || M)), M = beta P + (1 - beta) Q.
 
     Generalised Jensen-Shannon, Agarwal et al. 2024 (arXiv 2306.13649, section 2). As beta tends to
@@ -71,7 +86,6 @@ class GJS(Objective):
     """
 
     key: ClassVar[str] = "gjs"
-    distribution: ClassVar[bool] = True
     held: ClassVar[float] = 5.0
     spare: ClassVar[float] = 4.0
     beta: float = 0.5
@@ -82,34 +96,25 @@ class GJS(Objective):
         require_fraction(self.key, "beta", self.beta)
         require_positive(self.key, "tau", self.tau)
 
-    def __call__(
-        self,
-        student: "Tensor",
-        teacher: "Tensor",
-        context: Context,
-        module: "Module | None" = None,  # noqa: ARG002
-    ) -> "Tensor":
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_q = log_softmax(student, self.tau, context)
-        log_p = log_softmax(teacher, self.tau, context)
         if self.beta == 0:
-            return self.tau**2 * kl_of_logs(log_p, log_q)
+            return kl_of_logs(log_p, log_q)
         if self.beta == 1:
-            return self.tau**2 * kl_of_logs(log_q, log_p)
+            return kl_of_logs(log_q, log_p)
         log_m = _mixture(log_p, log_q, self.beta)
         of_p, of_q = kl_of_logs(log_p, log_m), kl_of_logs(log_q, log_m)
-        return self.tau**2 * (self.beta * of_p + (1 - self.beta) * of_q)
+        return self.beta * of_p + (1 - self.beta) * of_q
 
 
 @dataclass(frozen=True)
-class SKL(Objective):
+class SKL(Divergence):
     """Skew KL: tau^2 KL(P || alpha P + (1 - alpha) Q); never above -log alpha.
 
     DistiLLM (arXiv 2402.03898). alpha = 0 is the KL itself.
     """
 
     key: ClassVar[str] = "skl"
-    distribution: ClassVar[bool] = True
     held: ClassVar[float] = 4.0
     spare: ClassVar[float] = 4.0
     alpha: float = 0.1
@@ -120,29 +125,20 @@ class SKL(Objective):
         require_fraction(self.key, "alpha", self.alpha, one=False)
         require_positive(self.key, "tau", self.tau)
 
-    def __call__(
-        self,
-        student: "Tensor",
-        teacher: "Tensor",
-        context: Context,
-        module: "Module | None" = None,  # noqa: ARG002
-    ) -> "Tensor":
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_q = log_softmax(student, self.tau, context)
-        log_p = log_softmax(teacher, self.tau, context)
         log_m = _mixture(log_p, log_q, self.alpha) if self.alpha else log_q
-        return self.tau**2 * kl_of_logs(log_p, log_m)
+        return kl_of_logs(log_p, log_m)
 
 
 @dataclass(frozen=True)
-class SRKL(Objective):
+class SRKL(Divergence):
     """Skew reverse KL: tau^2 KL(Q || (1 - alpha) P + alpha Q); never above -log alpha.
 
     DistiLLM (arXiv 2402.03898). alpha = 0 is the reverse KL itself.
     """
 
     key: ClassVar[str] = "srkl"
-    distribution: ClassVar[bool] = True
     held: ClassVar[float] = 5.0
     spare: ClassVar[float] = 4.0
     alpha: float = 0.1
@@ -153,15 +149,7 @@ class SRKL(Objective):
         require_fraction(self.key, "alpha", self.alpha, one=False)
         require_positive(self.key, "tau", self.tau)
 
-    def __call__(
-        self,
-        student: "Tensor",
-        teacher: "Tensor",
-        context: Context,
-        module: "Module | None" = None,  # noqa: ARG002
-    ) -> "Tensor":
+    def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_q = log_softmax(student, self.tau, context)
-        log_p = log_softmax(teacher, self.tau, context)
         log_m = _mixture(log_q, log_p, self.alpha) if self.alpha else log_p
-        return self.tau**2 * kl_of_logs(log_q, log_m)
+        return kl_of_logs(log_q, log_m)
