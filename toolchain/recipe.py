@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "DataTask",
     "Gates",
+    "Placement",
     "Recipe",
     "StageTraining",
     "StudentShape",
@@ -183,6 +184,24 @@ class Benchmark(Config):
     rounds: Positive = 10
 
 
+class Placement(Config):
+    """Where teacher and student lie while the student trains.
+
+    `whole` is one copy in every process. `zero1` shards the optimiser's state over processes,
+    `zero2` gradients too, `zero3` weights too; `tensor_parallel` cuts matrices, `offload` keeps
+    what a GPU has no room for in host memory. A `streamed` teacher is read block by block from its
+    file, over the whole data set at once; a `cached` one was, and is read from the folder `cache`.
+    `hardware` is what a plan is to be made for, as 8x40GB; left out, this machine.
+    """
+
+    teacher: Literal[
+        "auto", "whole", "zero3", "tensor_parallel", "offload", "streamed", "cached"
+    ] = "auto"
+    student: Literal["auto", "whole", "zero1", "zero2", "zero3", "offload"] = "auto"
+    cache: str | None = None
+    hardware: str | None = None
+
+
 class Recipe(Config):
     """One whole run.
 
@@ -222,6 +241,7 @@ class Recipe(Config):
     precisions: list[Literal["int8", "fp32"]] = ["int8", "fp32"]
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
+    placement: Placement = Placement()
     targets: list[str] = ["host"]
     max_steps: Positive | None = None
     seed: int = Field(0, ge=0)

@@ -1,4 +1,4 @@
-"""Models that are read while a student trains: for now, teachers that run beside it."""
+"""Models that are read while a student trains, and the teacher that runs beside it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from toolchain.models.family import Family
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import ModelSpec
 
-__all__ = ["OnlineTeacher", "Teacher", "TrainingModel"]
+__all__ = ["OnlineTeacher", "Readable", "Teacher", "TrainingModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,27 @@ class TrainingModel:
     vocabulary: Vocabulary | None = None
     rows: Rows | None = None
 
+    def open(
+        self, requests: frozenset[Request], *, device: torch.device, bf16: bool
+    ) -> "OnlineTeacher":
+        """Return it as a teacher that runs beside the student."""
+        return OnlineTeacher(self, requests, device=device, bf16=bf16)
+
+
+class Readable(Protocol):
+    """A teacher before it is known what is read of it: a model here, sharded, or on disk."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its shape."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """The student's rows in tokens of its own; None where it reads the student's."""
+
+    def open(self, requests: frozenset[Request], *, device: torch.device, bf16: bool) -> "Teacher":
+        """Return the teacher that gives these tensors of every batch. Raises UsageError."""
+
 
 class Teacher(Protocol):
     """Gives the requested knowledge of a batch."""
@@ -49,6 +70,9 @@ class Teacher(Protocol):
 
     def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return detached tensors for the batch, with activations replaced as `patches` say."""
+
+    def close(self) -> None:
+        """Let go of what was opened."""
 
 
 class OnlineTeacher:

@@ -36,7 +36,8 @@ from toolchain.distill.records import Parts, StageRun, Trained
 from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
 from toolchain.distill.stopping import stop_between_steps
-from toolchain.distill.teachers import OnlineTeacher, TrainingModel
+from toolchain.distill.surgery import Operation, Surgery
+from toolchain.distill.teachers import Readable, Teacher, TrainingModel
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import StepError
 from toolchain.progress import Progress
@@ -49,7 +50,7 @@ _SHARE_READINGS, _SHARE_GAP = 8, 50
 
 def train(
     student: TrainingModel,
-    teachers: Sequence[TrainingModel],
+    teachers: Sequence[Readable],
     terms: tuple[BoundTerm, ...],
     parts: Parts,
     rows: Rows,
@@ -75,7 +76,7 @@ class _Loop:
     def __init__(
         self,
         student: TrainingModel,
-        teachers: Sequence[TrainingModel],
+        teachers: Sequence[Readable],
         terms: tuple[BoundTerm, ...],
         parts: Parts,
         rows: Rows,
@@ -92,9 +93,7 @@ class _Loop:
         torch.manual_seed(run.seed)
         self.student, self.terms, self.rows, self.dev = student, terms, rows, dev
         self.run, self.work, self.progress = run, work, progress
-        for side in (student, *teachers) if parts.surgery else ():
-            torch.nn.Module.to(side.model, device)
-        self.surgery = parts.surgery.begin(student, teachers) if parts.surgery else None
+        self.surgery = self._operated(parts.surgery, teachers, device) if parts.surgery else None
         self.distiller = Distiller(
             terms,
             aggregation=parts.aggregation,
@@ -143,9 +142,19 @@ class _Loop:
         self.told = False
         self.curve = Curve(run)
 
+    def _operated(
+        self, surgery: Surgery, teachers: Sequence[Readable], device: torch.device
+    ) -> Operation:
+        """Begin a surgery, which takes modules of models that are whole and here."""
+        models = [teacher for teacher in teachers if isinstance(teacher, TrainingModel)]
+        assert len(models) == len(teachers), "the plan lets no surgery have a teacher elsewhere"
+        for side in (self.student, *models):
+            torch.nn.Module.to(side.model, device)
+        return surgery.begin(self.student, models)
+
     def _readers(
-        self, teachers: Sequence[TrainingModel], parts: Parts, device: torch.device
-    ) -> list[OnlineTeacher]:
+        self, teachers: Sequence[Readable], parts: Parts, device: torch.device
+    ) -> list[Teacher]:
         """Return the teachers whose forward passes are read; none for terms on labels alone."""
         asked = [
             _union(b.requests("teacher") for b in self.terms if b.teacher == index)
@@ -154,8 +163,7 @@ class _Loop:
         if not any(asked):
             return []
         return [
-            OnlineTeacher(
-                teacher,
+            teacher.open(
                 requests | _union(op.requests(teacher.spec) for op in parts.operators),
                 device=device,
                 bf16=self.run.bf16,

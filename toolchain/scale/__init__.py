@@ -1,0 +1,1 @@
+"""Models larger than a process: where they lie, what fits, sharded, streamed, cached teachers."""
