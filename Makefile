@@ -4,10 +4,14 @@ VENV ?= .venv
 COMPAT ?= .venv-compat
 PIP_FLAGS ?= --disable-pip-version-check -q
 DEMO ?= build/demo
+# Processes that share the tests; each holds torch and a model or two.
+WORKERS ?= 2
 TESTS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
+# One thread each: small tensors gain nothing from two, and processes fight over cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEV := $(VENV)/.dev
 
 .PHONY: demo test test-all check format compat bench docs-table wheel clean
@@ -16,10 +20,10 @@ demo: $(RUNTIME)  ## compress a real encoder on a generated task, end to end
 	$(BIN)/python -m toolchain.demo -o $(DEMO)
 
 test: $(DEV)  ## everything that needs minutes, not more
-	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-all: $(DEV)  ## the slow ones too
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
 check: $(DEV)  ## style, types, layers
 	$(BIN)/ruff format --check .
