@@ -15,6 +15,7 @@ import argparse
 import csv
 import gzip
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -132,11 +133,14 @@ def _recipe(teacher: Path, data: Path, method: str, seed: int, **more: Any) -> R
             "threads": 1,
             "baseline": False,
             # Steps are set by max_steps alone.
-            "train": {"epochs": 1000.0, "batch_size": BATCH, "lr": RATE, "evals": 1},
+            "train": {
+                "epochs": 1000.0, "batch_size": BATCH, "lr": RATE, "evals": 1,
+                "checkpoint_seconds": 1e6,
+            },
             **more,
         },
         [],
-    )
+    )  # fmt: skip
 
 
 def _prepare(shared: Path, work: Path, task: str) -> None:
@@ -285,9 +289,10 @@ def _trained(plan: Plan, folder: Path, method: str, seed: int) -> dict[str, floa
     clock.steps, clock.seconds = 0, 0.0
     teaching.distill()
     artifact = log.done["distilled"].artifact
-    teacher, labels = _dev(folder, folder / "teacher", keep=True)
+    teacher, labels = _dev(folder, folder / "teacher", kept="teacher")
     student, _ = _dev(folder, artifact.root)
-    start, _ = _dev(folder, teaching.start)
+    # Most methods start from the very same weights.
+    start, _ = _dev(folder, teaching.start, kept=teaching.start_digest[:16])
     # Half a gigabyte each, and there are hundreds.
     shutil.rmtree(place)
     return {
@@ -299,18 +304,20 @@ def _trained(plan: Plan, folder: Path, method: str, seed: int) -> dict[str, floa
 
 
 def _dev(
-    folder: Path, model: Path, *, keep: bool = False
+    folder: Path, model: Path, *, kept: str = ""
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return a model's logits (R, C) on dev and the labels (R,); the teacher's are kept."""
+    """Return a model's logits (R, C) on dev, kept under a name, and the labels (R,)."""
     task = load_task(str(folder / "data"), columns=Columns(), teacher_labels=None)
     labels = np.asarray(task.dev.labels, dtype=np.int64)
-    cache = folder / "teacher-dev.npy"
-    if keep and cache.is_file():
+    cache = folder / f"{kept}-dev.npy"
+    if kept and cache.is_file():
         return np.load(cache), labels
     rows = tokenize(load_tokenizer(model), task.dev.texts, None, task.dev.labels, max_tokens=64)
     logits = logits_of_rows(load_classifier(model), rows).astype(np.float64)
-    if keep:
-        np.save(cache, logits)
+    if kept:
+        aside = cache.with_suffix(f".{os.getpid()}.npy")
+        np.save(aside, logits)
+        aside.replace(cache)
     return logits, labels
 
 
