@@ -7,9 +7,9 @@ Every configuration runs in new processes, one a rank: a real stage of training,
 largest resident size of the whole process (VmHWM of the kernel) read after the third step, and once
 more after the state was stored. Shares of gradients are read at every step, as a long run does at
 its fiftieth. `MALLOC_MMAP_THRESHOLD_=65536` gives every larger tensor pages of its own that go back
-when it does; without it glibc keeps freed pieces, and the same step reads differently each time (one
-configuration is measured both ways). Sharded students are measured with DeepSpeed on the student
-alone.
+when it does; without it glibc keeps freed pieces, and the same step reads differently each time
+(one configuration is measured both ways). Sharded students are measured with DeepSpeed on the
+student alone.
 """
 
 import argparse

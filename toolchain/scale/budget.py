@@ -100,11 +100,16 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a job needs where: per rank on its device, per machine in host memory and on disk."""
+    """What a job needs where: per rank on its device, per machine in host memory and on disk.
+
+    `before` is what the pass of a cached teacher over the data takes of a rank, before the student
+    trains; `disk_per_token` is what that pass writes.
+    """
 
     placed: Placed
     hardware: Hardware
     shares: tuple[Share, ...] = field(default_factory=tuple)
+    before: int = 0
     disk_per_token: int = 0
 
     def rank_at(self, moment: Moment) -> int:
@@ -120,7 +125,7 @@ class Budget:
     @property
     def rank_bytes(self) -> int:
         """Bytes at the peak of one rank."""
-        return self.rank_at(self.fullest)
+        return max(self.before, self.rank_at(self.fullest))
 
     def _total(self, where: str) -> int:
         sums = (sum(s.at[i] for s in self.shares if s.where == where) for i in range(len(MOMENTS)))
@@ -147,6 +152,7 @@ class Budget:
             "ranks": self.hardware.ranks,
             "rank_bytes": self.rank_bytes,
             "fullest": self.fullest,
+            "before_bytes": self.before,
             "host_bytes": self.host_bytes,
             "disk_bytes": self.disk_bytes,
             "disk_bytes_per_token": self.disk_per_token,
@@ -190,14 +196,26 @@ def budget_of(job: Job, placed: Placed, hardware: Hardware) -> Budget:
         *_buffers(job, placed, hardware, kernels),
         *_process(job, hardware),
     )
+    if placed.teacher not in ("cached", "streamed"):
+        return Budget(placed=placed, hardware=hardware, shares=shares)
     return Budget(
         placed=placed,
         hardware=hardware,
         shares=shares,
-        disk_per_token=kept_per_token(job.terms, job.teachers)
-        if placed.teacher in ("cached", "streamed")
-        else 0,
+        before=_before(job, hardware, kernels),
+        disk_per_token=kept_per_token(job.terms, job.teachers),
     )
+
+
+def _before(job: Job, hardware: Hardware, kernels: Kernels) -> int:
+    """Return what streaming takes of a rank: two blocks or a table, a block's work, knowledge."""
+    batch = -(-job.batch // hardware.ranks)
+    work = max(
+        _live(spec, kernels.element) + passing_bytes(spec, batch, job.tokens, kernels)
+        for spec in job.teachers
+    )
+    captured = captured_bytes(job.terms, job.student, job.teachers, batch, job.tokens, kernels)
+    return work + captured + (_CONTEXT if hardware.gpu else _PROCESS)
 
 
 def _gb(size: int) -> str:
