@@ -1,4 +1,4 @@
-"""What a run will need, from shapes alone: every figure here is an estimate and is called one.
+"""How long a run takes and what it writes, from shapes alone: estimates, and called so.
 
 Constants were fitted on a 2-core AVX512-BF16 machine (facts.md section 3) and are rough elsewhere.
 """
@@ -8,12 +8,8 @@ from dataclasses import dataclass
 
 from toolchain.spec import ModelSpec
 
-__all__ = ["Estimate", "disk_bytes", "seconds", "training_bytes"]
+__all__ = ["Estimate", "disk_bytes", "seconds"]
 
-# torch, transformers, accelerate and the interpreter, resident.
-_PROCESS_BYTES = 700 << 20
-# Floats kept per token and feature for the backward pass of one block, dropout masks included.
-_ACTIVATIONS = 40
 # Part of the GEMM rate a forward pass and a training step reach.
 _FORWARD, _TRAINING = 0.6, 0.35
 
@@ -25,17 +21,6 @@ class Estimate:
     memory_bytes: int
     disk_bytes: int
     seconds: float | None = None
-
-
-def training_bytes(
-    teacher: ModelSpec, student: ModelSpec, *, batch: int, tokens: int, bf16: bool
-) -> int:
-    """Return bytes at the peak of a training step: weights, gradients, moments, activations."""
-    weights = teacher.bytes() + 4 * student.bytes()
-    element = 2 if bf16 else 4
-    per_block = batch * tokens * (_ACTIVATIONS * student.width) * element
-    maps = batch * student.heads * tokens * tokens * element * 2
-    return _PROCESS_BYTES + weights + student.layers * (per_block + maps)
 
 
 def disk_bytes(

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["bf16_reason", "cores", "cpu_flags", "flops_per_s", "has_cuda", "memory_bytes"]
+__all__ = [
+    "bf16_reason",
+    "cores",
+    "cpu_flags",
+    "flops_per_s",
+    "gpu_bytes",
+    "has_cuda",
+    "memory_bytes",
+]
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -51,6 +59,15 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpu_bytes() -> int | None:
+    """Return the bytes of memory of the first GPU, None without one."""
+    if not has_cuda():
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def bf16_reason() -> str | None:

@@ -61,6 +61,12 @@ class Parts:
     pooler: bool = True
     # The language head shares its matrix with the token embeddings.
     tied: bool = True
+    # What training keeps for the backward pass: whether features and attention are dropped, how
+    # many tensors as wide as the feed-forward stay, and whether one fused kernel does attention.
+    dropout: bool = True
+    attention_dropout: bool = True
+    ffn_kept: int = 2
+    fused_attention: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,15 @@ HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "accelerate", "numpy")
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "--version", "methods", "methods show kd", "targets", "compress --help"],
+    [
+        "--help",
+        "--version",
+        "methods",
+        "methods show kd",
+        "targets",
+        "compress --help",
+        "plan --help",
+    ],
 )
 def test_listing_and_help_import_nothing_heavy(words: str) -> None:
     code = (
@@ -73,6 +81,14 @@ def test_the_flags_of_compress_are_frozen() -> None:
         "--hidden", "--json", "--latency", "--layers", "--max-steps", "--method", "--no-baseline",
         "--no-resume", "--output", "--resume", "--seed", "--student", "--target", "--teacher",
         "--threads", "--verbose",
+    ]  # fmt: skip
+
+
+def test_the_flags_of_plan_are_frozen() -> None:
+    assert flags("plan") == [
+        "--batch", "--config", "--debug", "--ffn", "--hardware", "--heads", "--help", "--hidden",
+        "--json", "--layers", "--method", "--precision", "--student", "--student-placement",
+        "--teacher", "--teacher-placement", "--tokens",
     ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from toolchain.cli import (
     export,
     finetune,
     methods,
+    plan,
     quantize,
     report,
     targets,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.callback()(version)
 app.command("compress")(compress.run)
+app.command("plan")(plan.run)
 app.command("finetune")(finetune.run)
 app.command("design")(design.run)
 app.command("distill")(distill.run)

@@ -19,6 +19,7 @@ __all__ = [
     "Output",
     "Teacher",
     "build_recipe",
+    "has_recipe",
     "version",
 ]
 
@@ -86,7 +87,7 @@ def build_recipe(
     Dotted keys of `options` name sections. Raises UsageError, naming the option that is missing.
     """
     words = list(overrides or [])
-    if words and words[0].endswith((".yaml", ".yml")) and "=" not in words[0]:
+    if has_recipe(None, words):
         if config is not None:
             raise UsageError(f"two recipes: {config} and {words[0]}")
         config = Path(words.pop(0))
@@ -104,6 +105,12 @@ def build_recipe(
             if not found:
                 raise UsageError(f"{name} is missing", "name it, or give a recipe file")
     return load_recipe(config, values, words)
+
+
+def has_recipe(config: Path | None, overrides: list[str] | None) -> bool:
+    """Return whether a command line names a recipe file, as an option or as its first word."""
+    first = overrides[0] if overrides else ""
+    return config is not None or (first.endswith((".yaml", ".yml")) and "=" not in first)
 
 
 def milliseconds(text: str | None) -> float | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from toolchain.data.sources import TaskData
     from toolchain.plan import AssistantPlan, Plan, StagePlan
+    from toolchain.scale.budget import Budget
 
 __all__ = ["show_plan"]
 
@@ -41,6 +42,8 @@ def show_plan(plan: "Plan") -> str:
         f"needs     memory {need.memory_bytes / 1e9:.1f} GB, disk {need.disk_bytes / 1e9:.1f} GB"
         f"{time} (estimated)"
     )
+    if plan.budget:
+        lines.append(f"memory    {_shares(plan.budget)}")
     lines += [f"because   {reason}" for reason in plan.reasons]
     return "\n".join(lines)
 
@@ -60,6 +63,18 @@ def _outputs(task: "TaskData") -> str:
             return "prompts and answers" if task.kind == "pair" else "text, the next token"
         case "mask_lm":
             return "text, masked tokens"
+
+
+def _shares(budget: "Budget") -> str:
+    """Return where the bytes of one rank go at its fullest moment, the largest first."""
+    index = ("loss", "update", "store").index(budget.fullest)
+    found = sorted(
+        ((s.at[index], s.name) for s in budget.shares if s.where == "rank" and s.at[index]),
+        reverse=True,
+    )
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for size, name in found)
+    ranks = f", each of {budget.hardware.ranks} ranks" if budget.hardware.ranks > 1 else ""
+    return f"{budget.placed}{ranks}; at the {budget.fullest}, GB: {parts}"
 
 
 def _start(plan: "Plan") -> str:

@@ -32,12 +32,32 @@ def loss_bytes(term: Term, student: ModelSpec, teacher: ModelSpec, batch: int, t
 
 
 def stage_bytes(terms: Iterable[BoundTerm], batch: int, tokens: int) -> int:
-    """Return the peak of a sum of terms: all of them are held until the one backward pass."""
-    return sum(bound_bytes(bound, batch, tokens) for bound in terms)
+    """Return the peak of a sum of terms.
+
+    All of them are held until the one backward pass, which takes them one after the other; the
+    gradients of what the models gave add up.
+    """
+    found = [(_held(bound, batch, tokens), _gradients(bound, batch, tokens)) for bound in terms]
+    held = sum(own.held for own, _ in found)
+    spare = max((own.spare for own, _ in found), default=0)
+    return max(held + spare, sum(gradients for _, gradients in found))
 
 
 def bound_bytes(bound: BoundTerm, batch: int, tokens: int) -> int:
     """Return the peak of a term that has been fitted to both models."""
+    own = _held(bound, batch, tokens)
+    return max(own.held + own.spare, _gradients(bound, batch, tokens))
+
+
+def _gradients(bound: BoundTerm, batch: int, tokens: int) -> int:
+    """Return the bytes of the gradients with respect to what the student gave."""
+    student = bound.specs[0]
+    asked = bound.requests("student")
+    return sum(_captured(request, student, batch, tokens) for request in asked)
+
+
+def _held(bound: BoundTerm, batch: int, tokens: int) -> Footprint:
+    """Return what a term holds until the backward pass, and takes beside it for one pair."""
     term, layer_map = bound.term, bound.layer_map
     student, teacher = bound.specs
     sides = [
@@ -55,9 +75,7 @@ def bound_bytes(bound: BoundTerm, batch: int, tokens: int) -> int:
     pair = _pair(bound, s, t, batch, tokens)
     held += term.match.pair_count(layer_map) * pair.held
     held += round(4 * term.match.mixed(layer_map) * t.elements(batch, tokens))
-    asked = bound.requests("student")
-    gradients = sum(_captured(request, student, batch, tokens) for request in asked)
-    return max(held + max(spare, pair.spare), gradients)
+    return Footprint(held, max(spare, pair.spare))
 
 
 def _side(

@@ -25,9 +25,11 @@ def gradient_shares(
         if not value.requires_grad:
             continue
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        squares = [g.double().square().sum() for g in gradients if g is not None]
-        if squares:
-            norms[name] = float(torch.stack(squares).sum().sqrt())
+        own = [torch.linalg.vector_norm(g).double() for g in gradients if g is not None]
+        # Or the next term's gradients would stand beside these.
+        del gradients
+        if own:
+            norms[name] = float(torch.linalg.vector_norm(torch.stack(own)))
     total = sum(norms.values())
     return {name: norm / total for name, norm in norms.items()} if total > 0 else {}
 

@@ -22,7 +22,7 @@ from toolchain.models.family import Family, family_of
 from toolchain.models.found import found_task, has_lm_head, labels_of
 from toolchain.spec import LABELLED, ModelSpec, Task
 
-__all__ = ["Checkpoint", "inspect", "locate"]
+__all__ = ["Checkpoint", "described", "inspect", "locate"]
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
 _HUB_FILES = [
@@ -165,16 +165,50 @@ def inspect(source: str) -> Checkpoint:
     )
 
 
+def described(source: str) -> tuple[Family, Mapping[str, Any]]:
+    """Read a configuration and no weights: of a folder, a config.json or a hub id.
+
+    Raises UsageError for one that cannot be used.
+    """
+    where, path = f"teacher {source}", Path(source)
+    if path.is_dir():
+        path = path / "config.json"
+    elif not path.exists() and _HUB_ID.match(source):
+        path = _hub_config(source, where)
+    elif not path.exists():
+        raise UsageError(
+            f"{where}: no such folder or file", "give a model folder, a config.json or a hub id"
+        )
+    config = _read_config(path, where)
+    return family_of(str(config["model_type"])), config
+
+
+def _hub_config(source: str, where: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source, "config.json"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UsageError(
+            f"{where}: no such folder, and the hub did not give its config.json: {reason}"
+        ) from None
+
+
 def _config(root: Path, where: str) -> dict[str, Any]:
-    path = root / "config.json"
+    return _read_config(root / "config.json", where)
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{where}: no config.json", "give a Hugging Face model folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UsageError(f"{where}: config.json is not JSON: {error}") from None
+        raise UsageError(f"{where}: {path.name} is not JSON: {error}") from None
     if not isinstance(config, dict) or not config.get("model_type"):
-        raise UsageError(f"{where}: config.json names no model_type")
+        raise UsageError(f"{where}: {path.name} names no model_type")
     if config.get("auto_map"):
         raise UsageError(
             f"{where}: config.json asks to run code of its own (auto_map)",

@@ -48,9 +48,10 @@ class Family:
     `keys` maps fields of ModelSpec to configuration keys, `ffn_ratio` is the ratio ffn / width
     where the configuration gives none, `inner` the key of what all heads are wide together where
     that is not the width, `repeated` names keys that repeat a field. `parts` says
-    what the model is made of, `switches` which of it the configuration decides, `adjust` what it
-    takes a rule to decide. `expects` lists the values a setting may have: with others the model
-    computes something this description does not say.
+    what the model is made of, `switches` which of it the configuration decides, `dropouts` which
+    of it a rate of dropout does, `adjust` what it takes a rule to decide. `expects` lists the
+    values a setting may have: with others the model computes something this description does not
+    say.
 
     `pools` is the token a sequence classifier reads. `unsupported` maps kinds of knowledge that
     cannot be read here to the reason.
@@ -80,6 +81,7 @@ class Family:
     repeated: Mapping[str, str] = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
     switches: Mapping[str, str] = field(default_factory=dict)
+    dropouts: Mapping[str, str] = field(default_factory=dict)
     adjust: Callable[[Parts, Config], Parts] = _as_they_are
     expects: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
@@ -156,6 +158,10 @@ class Family:
             if not isinstance(value, bool):
                 raise UsageError(f"config.json: {key!r} should be true or false, found {value!r}")
             changed[name] = value
+        for name, key in self.dropouts.items():
+            rate = config.get(key)
+            if isinstance(rate, int | float):
+                changed[name] = rate > 0
         return self.adjust(replace(self.parts, **changed), config)
 
     def config_changes(self, spec: ModelSpec) -> dict[str, int]:

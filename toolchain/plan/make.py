@@ -18,7 +18,13 @@ from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.augment import augment_plan
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
-from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
+from toolchain.plan.needs import (
+    budgeted,
+    check_resources,
+    estimated,
+    token_lengths,
+    training_of,
+)
 from toolchain.plan.student import (
     check_names,
     default_method,
@@ -136,7 +142,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         augment=augmenting,
         reasons=tuple(reasons),
     )
-    plan = replace(plan, estimate=estimated(plan))
+    budget = budgeted(plan)
+    plan = replace(plan, budget=budget, estimate=estimated(plan, budget))
     check_resources(plan, output)
     return plan
 

@@ -4,16 +4,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolchain import estimate, hardware
+from toolchain import estimate
 from toolchain.data.sources import TaskData
-from toolchain.distill.memory import stage_bytes
 from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
 from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
+from toolchain.scale.budget import Budget, Job, Placed, budget_of
+from toolchain.scale.hardware import parse_hardware
+from toolchain.scale.placing import live_only, resolve
 from toolchain.spec import ModelSpec
 
-__all__ = ["check_resources", "estimated", "token_lengths", "training_of"]
+__all__ = ["budgeted", "check_resources", "estimated", "token_lengths", "training_of"]
 
 
 def token_lengths(
@@ -37,19 +39,34 @@ def token_lengths(
     return limit, min(float(limit), 1.3 * words / len(sample) + 2)
 
 
-def estimated(plan: Plan) -> Estimate:
-    """Return what the plan needs of memory and disk, as estimates."""
+def budgeted(plan: Plan) -> Budget:
+    """Return what the stage that needs most memory needs, placed as the recipe says.
+
+    Raises ResourceError when it fits nowhere here, with the cheapest placement that would do.
+    """
+    hardware = parse_hardware(plan.recipe.placement.hardware)
     longest = min(plan.max_tokens, round(4 * plan.mean_tokens))
-    batch = max(stage.batch_size for stage in plan.stages)
-    memory = 0
-    for guides, spec, stages in training_of(plan):
-        teacher = guides[0] if guides else spec
-        own = estimate.training_bytes(teacher, spec, batch=batch, tokens=longest, bf16=plan.bf16)
-        loss = max(stage_bytes(s.terms, s.batch_size, longest) for s in stages)
-        memory = max(memory, own + loss + sum(guide.bytes() for guide in guides[1:]))
-    if plan.together:
-        # All are trained at once: weights, gradients and two moments of each.
-        memory += 4 * sum(other.spec.bytes() for other in plan.others)
+    jobs = [
+        Job(
+            student=spec,
+            teachers=guides if stage.needs_teacher else (),
+            terms=stage.terms,
+            batch=stage.batch_size,
+            tokens=longest,
+            bf16=plan.bf16,
+            # All bare teachers are trained at once.
+            extra=tuple(o.spec for o in plan.others) if plan.together and not guides else (),
+        )
+        for guides, spec, stages in training_of(plan)
+        for stage in stages
+    ]
+    hardest = max(jobs, key=lambda job: budget_of(job, Placed(), hardware).rank_bytes)
+    live = live_only([stage.parts for stage in plan.stages])
+    return resolve(hardest, plan.recipe.placement, hardware, live=live)
+
+
+def estimated(plan: Plan, budget: Budget) -> Estimate:
+    """Return what the plan needs of memory and disk, as estimates."""
     disk = estimate.disk_bytes(
         plan.teacher_spec,
         plan.student,
@@ -60,7 +77,7 @@ def estimated(plan: Plan) -> Estimate:
     # What is kept, and the state of its training: weights, gradients' moments, the best weights.
     disk += sum(2 * a.spec.bytes() for a in plan.assistants)
     disk += sum(4 * other.spec.bytes() for other in plan.others if other.finetune)
-    return Estimate(memory_bytes=memory, disk_bytes=disk)
+    return Estimate(memory_bytes=budget.rank_bytes, disk_bytes=disk)
 
 
 def training_of(
@@ -85,20 +102,13 @@ def training_of(
 
 
 def check_resources(plan: Plan, output: Path) -> None:
-    """Raise ResourceError when the plan would not fit on this machine."""
+    """Raise ResourceError when the disk of the output has no room for the run."""
     free = shutil.disk_usage(_existing(output)).free
     if plan.estimate.disk_bytes > free:
         raise ResourceError(
             f"{output}: the run needs about {plan.estimate.disk_bytes:,} bytes of disk "
             f"(estimated), {free:,} are free",
             "free some space or choose another output folder",
-        )
-    memory = hardware.memory_bytes()
-    if plan.estimate.memory_bytes > memory:
-        raise ResourceError(
-            f"training needs about {plan.estimate.memory_bytes:,} bytes of memory (estimated), "
-            f"this machine has {memory:,}",
-            "lower train.batch_size or data.max_tokens, or choose a smaller student",
         )
 
 

@@ -12,6 +12,7 @@ from toolchain.layermap import LayerMap
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.initialise import Init
 from toolchain.recipe import Augment, Recipe
+from toolchain.scale.budget import Budget
 from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
 
@@ -124,7 +125,8 @@ class Plan:
 
     `others` are teachers beside the first; with `together` all share one head while they are
     fine-tuned. `all_guides` says who teaches a model behind assistants: every model before it, or
-    the last. `source` is whose layers the student starts from, as in `AssistantPlan`.
+    the last. `source` is whose layers the student starts from, as in `AssistantPlan`. `budget` is
+    the memory of the stage that needs most, placed as the run will be.
     """
 
     recipe: Recipe
@@ -154,6 +156,7 @@ class Plan:
     all_guides: bool = False
     source: int = 0
     augment: AugmentPlan | None = None
+    budget: Budget | None = None
 
     @property
     def teacher_specs(self) -> tuple[ModelSpec, ...]:
@@ -201,5 +204,6 @@ class Plan:
                 "disk_bytes": self.estimate.disk_bytes,
                 "seconds": self.estimate.seconds,
             },
+            "memory": self.budget.as_json() if self.budget else None,
             "reasons": list(self.reasons),
         }

@@ -30,6 +30,10 @@ FAMILY = Family(
         "token_types": "type_vocab_size",
     },
     switches={"tied": "tie_word_embeddings"},
+    dropouts={
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    },
     expects={
         "is_decoder": (False,),
         "add_cross_attention": (False,),

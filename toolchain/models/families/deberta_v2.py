@@ -56,8 +56,12 @@ FAMILY = Family(
         "embedding_width": "embedding_size",
     },
     repeated={"pooler_hidden_size": "width"},
-    parts=Parts(pooler=False, embedding_norm_last=True),
+    parts=Parts(pooler=False, embedding_norm_last=True, fused_attention=False),
     switches={"tied": "tie_word_embeddings"},
+    dropouts={
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    },
     adjust=_positions,
     # The convolution of the largest v2 models stands after the first block, outside any block.
     expects={"conv_kernel_size": (0,)},

@@ -31,4 +31,5 @@ FAMILY = Family(
     },
     parts=Parts(pooler=False),
     switches={"tied": "tie_word_embeddings"},
+    dropouts={"dropout": "dropout", "attention_dropout": "attention_dropout"},
 )

@@ -37,8 +37,10 @@ FAMILY = Family(
         head_dense=False,
         head_bias=False,
         pooler=False,
+        ffn_kept=5,
     ),
     switches={"tied": "tie_word_embeddings"},
+    dropouts={"dropout": "resid_pdrop", "attention_dropout": "attn_pdrop"},
     expects={
         "add_cross_attention": (False,),
         "scale_attn_weights": (True,),

@@ -46,6 +46,9 @@ FAMILY = Family(
         head_bias=False,
         pooler=False,
         tied=False,
+        dropout=False,
+        attention_dropout=False,
+        ffn_kept=4,
     ),
     switches={
         "qkv_bias": "attention_bias",
@@ -53,4 +56,5 @@ FAMILY = Family(
         "ffn_bias": "mlp_bias",
         "tied": "tie_word_embeddings",
     },
+    dropouts={"attention_dropout": "attention_dropout"},
 )

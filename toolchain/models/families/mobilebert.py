@@ -35,7 +35,7 @@ FAMILY = replace(
     keys={**BERT.keys, "embedding_width": "embedding_size"},
     inner="intra_bottleneck_size",
     repeated={"intra_bottleneck_size": "query_width", "true_hidden_size": "query_width"},
-    parts=Parts(bottleneck=True, ffn_stack=_STACK, free_heads=True),
+    parts=Parts(bottleneck=True, ffn_stack=_STACK, free_heads=True, dropout=False, ffn_kept=1),
     adjust=_stack,
     expects={
         "use_bottleneck": (True,),

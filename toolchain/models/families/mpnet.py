@@ -41,7 +41,11 @@ FAMILY = Family(
         "max_tokens": "max_position_embeddings",
     },
     # Positions are counted from 2, whatever the padding id.
-    parts=Parts(position_offset=2, bias_buckets=_BUCKETS),
+    parts=Parts(position_offset=2, bias_buckets=_BUCKETS, fused_attention=False),
     switches={"tied": "tie_word_embeddings"},
+    dropouts={
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    },
     adjust=_buckets,
 )

@@ -1,0 +1,194 @@
+"""The arithmetic of ZeRO (arXiv 1910.02054, section 5), and which placement is found."""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from toolchain.distill.compose import compose
+from toolchain.distill.operators import Interchange
+from toolchain.distill.records import Parts
+from toolchain.distill.term import bind
+from toolchain.errors import ResourceError, UsageError
+from toolchain.models.family import family_of
+from toolchain.recipe import Placement
+from toolchain.scale.budget import Budget, Job, Placed, budget_of
+from toolchain.scale.hardware import Hardware
+from toolchain.scale.knowledge import learned_params
+from toolchain.scale.placing import cheapest, live_only, resolve, tried
+from toolchain.spec import ModelSpec
+
+Student = Literal["whole", "zero1", "zero2", "zero3", "offload"]
+
+
+def llama(layers: int, width: int) -> ModelSpec:
+    config = {
+        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "intermediate_size": 3 * width, "vocab_size": 1000,
+        "max_position_embeddings": 512,
+    }  # fmt: skip
+    return family_of("llama").spec(config, task="causal_lm")
+
+
+TEACHER, STUDENT = llama(24, 1024), llama(6, 512)
+
+
+def job(method: str = "kd", stage: str = "pred", **changes: object) -> Job:
+    terms = compose(method, {}).stages[stage]  # type: ignore[index]
+    bound = tuple(bind(term, STUDENT, TEACHER) for term in terms)
+    made = Job(student=STUDENT, teachers=(TEACHER,), terms=bound, batch=8, tokens=64, bf16=True)
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def gpus(ranks: int, size: float, **more: int) -> Hardware:
+    return Hardware(ranks=ranks, rank_bytes=round(size), gpu=True, **more)
+
+
+def share(budget: Budget, name: str) -> int:
+    return sum(s.most for s in budget.shares if s.name == name)
+
+
+def state(budget: Budget) -> int:
+    return sum(share(budget, name) for name in ("student weights", "gradients", "optimiser"))
+
+
+@pytest.mark.parametrize("ranks", [2, 64])
+def test_each_stage_divides_what_the_paper_says(ranks: int) -> None:
+    P, machine = STUDENT.params(), gpus(ranks, 1e12)
+    whole, one, two, three = (
+        budget_of(job(), Placed(student=place), machine)
+        for place in ("whole", "zero1", "zero2", "zero3")  # type: ignore[arg-type]
+    )
+    live = 2 * max(2 * STUDENT.block_params(), STUDENT.vocab * STUDENT.width)
+    assert state(whole) == 16 * P
+    assert state(one) == pytest.approx(4 * P + 12 * P / ranks, rel=1e-6)
+    assert state(two) == pytest.approx(2 * P + 14 * P / ranks, rel=1e-6)
+    assert state(three) - live == pytest.approx(16 * P / ranks, rel=1e-6)
+
+
+def test_the_papers_own_example() -> None:
+    # Figure 1: 7.5 B parameters on 64 GPUs, 31.4, 16.6 and 1.9 GB.
+    large = llama(120, 2240)
+    scale = 7.5e9 / large.params()
+    machine = gpus(64, 1e12)
+    places: tuple[tuple[Student, float], ...] = (("zero1", 31.4), ("zero2", 16.6))
+    for place, figure in places:
+        budget = budget_of(job(student=large, terms=()), Placed(student=place), machine)
+        assert state(budget) * scale / 1e9 == pytest.approx(figure, rel=0.01)
+
+
+def test_fp32_shards_a_copy_of_the_weights_too() -> None:
+    P = STUDENT.params()
+    budget = budget_of(job(bf16=False), Placed(student="zero2"), gpus(4, 1e12))
+    assert state(budget) == pytest.approx(4 * P + (4 + 12) * P / 4, rel=1e-6)
+
+
+def test_a_teacher_under_zero3_holds_its_part_and_what_is_gathered() -> None:
+    two, four = (
+        share(budget_of(job(), Placed(teacher="zero3"), gpus(n, 1e12)), "teacher weights")
+        for n in (2, 4)
+    )
+    assert two - four == pytest.approx(2 * TEACHER.params() / 4, rel=1e-6)
+
+
+def test_a_cached_teacher_takes_disk_and_no_memory() -> None:
+    cached = budget_of(job(), Placed(teacher="cached"), gpus(1, 1e12))
+    whole = budget_of(job(), Placed(), gpus(1, 1e12))
+    assert share(cached, "teacher weights") == 0
+    # 64 of the vocabulary with number and value, and the rest's mass.
+    assert cached.disk_per_token == 386
+    assert whole.disk_per_token == 0
+    assert cached.before > 0
+    assert cached.rank_at("loss") < whole.rank_at("loss")
+
+
+def test_a_batch_is_divided_among_ranks() -> None:
+    one, two = (budget_of(job(), Placed(), gpus(n, 1e12)) for n in (1, 2))
+    assert share(one, "activations") == 2 * share(two, "activations")
+    cut = budget_of(job(), Placed(teacher="tensor_parallel"), gpus(2, 1e12))
+    # Each rank of a teacher cut across its matrices passes the whole batch.
+    assert share(cut, "captured knowledge") > share(two, "captured knowledge")
+
+
+def test_projections_shared_by_a_group_count_once() -> None:
+    terms = compose("tinybert", {}).stages["inter"]
+    bound = [bind(term, STUDENT, TEACHER) for term in terms]
+    assert sum(bool(b.transforms) for b in bound) > 1
+    assert learned_params(bound) == STUDENT.width * TEACHER.width
+
+
+def test_the_cheapest_that_fits_is_found_in_the_order_of_cost() -> None:
+    machine = gpus(4, 1e12)
+    found = tried(job(), Placement(), machine)
+    assert found[0].placed == Placed()
+    assert cheapest(found) == found[0]
+    sizes = {one.placed: one.budget.rank_bytes for one in found if one.budget}
+    tight = gpus(4, sizes[Placed("whole", "zero1")])
+    best = cheapest(tried(job(), Placement(), tight))
+    assert best is not None
+    assert best.placed == Placed("whole", "zero1")
+    assert cheapest(tried(job(), Placement(), gpus(4, 1e6))) is None
+
+
+@pytest.mark.parametrize(
+    ("placement", "machine", "reason"),
+    [
+        (
+            Placement(teacher="whole", student="zero2"),
+            gpus(1, 1e12),
+            "zero2 divides among ranks, there is one",
+        ),
+        (Placement(teacher="tensor_parallel"), gpus(1, 1e12), "tensor_parallel divides"),
+        (
+            Placement(teacher="whole", student="offload"),
+            Hardware(ranks=2, rank_bytes=10**12, gpu=False),
+            "offload moves bytes from a GPU",
+        ),
+    ],
+)
+def test_placements_that_make_no_sense_say_why(
+    placement: Placement, machine: Hardware, reason: str
+) -> None:
+    (first, *_) = tried(job(), placement, machine)
+    assert first.budget is None
+    assert reason in str(first.refused)
+
+
+def test_knowledge_that_does_not_exist_beforehand_cannot_be_cached() -> None:
+    live = live_only([Parts(operators=(Interchange(),))])
+    assert live is not None
+    asked = Placement(teacher="cached", student="whole")
+    (found,) = tried(job(), asked, gpus(1, 1e12), live=live)
+    assert "cannot be cached: interchange exchanges activations" in str(found.refused)
+    (free,) = tried(job(), asked, gpus(1, 1e12))
+    assert free.refused is None
+    assert live_only([Parts()]) is None
+
+
+def test_host_and_disk_count_where_they_are_known() -> None:
+    placement = Placement(teacher="offload", student="whole")
+    (free,) = tried(job(), placement, gpus(1, 1e12))
+    (poor,) = tried(job(), placement, gpus(1, 1e12, host_bytes=10**9))
+    (full,) = tried(job(), placement, gpus(1, 1e12, disk_bytes=10**8))
+    assert free.refused is None
+    assert "host memory" in str(poor.refused)
+    assert "disk" in str(full.refused)
+
+
+def test_a_run_is_refused_with_the_placement_that_would_do() -> None:
+    whole, cached = (
+        budget_of(job(), Placed(teacher), gpus(1, 1e12)).rank_bytes
+        for teacher in ("whole", "cached")  # type: ignore[arg-type]
+    )
+    with pytest.raises(ResourceError, match="training needs") as refused:
+        resolve(job(), Placement(), gpus(1, (whole + cached) / 2))
+    assert "teacher offload, student whole" in refused.value.hint
+    assert resolve(job(), Placement(), gpus(1, whole)).placed == Placed()
+    with pytest.raises(ResourceError) as hopeless:
+        resolve(job(), Placement(), gpus(1, 1e6))
+    assert "no placement fits" in hopeless.value.hint
+
+
+def test_a_run_refuses_what_is_only_planned_for() -> None:
+    with pytest.raises(UsageError, match="planned for, but not run"):
+        resolve(job(), Placement(teacher="streamed"), gpus(1, 1e12))
