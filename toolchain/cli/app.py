@@ -13,6 +13,7 @@ from rich.console import Console
 from toolchain.cli import (
     benchmark,
     bundle,
+    cache,
     compress,
     design,
     distill,
@@ -48,6 +49,7 @@ app.callback()(version)
 app.command("compress")(compress.run)
 app.command("finetune")(finetune.run)
 app.command("design")(design.run)
+app.command("cache")(cache.run)
 app.command("distill")(distill.run)
 app.command("export")(export.run)
 app.command("quantize")(quantize.run)
