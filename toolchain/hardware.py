@@ -1,5 +1,6 @@
 """What this machine has, found without importing torch where possible."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -81,8 +82,9 @@ def bf16_reason() -> str | None:
     return f"the CPU has {found}" if found else None
 
 
+@functools.cache
 def flops_per_s(*, bf16: bool, threads: int) -> float:
-    """Return the operations per second of a matrix product of a block's size, probed here."""
+    """Return the operations per second of a matrix product of a block's size, probed here once."""
     import torch
 
     device = "cuda" if has_cuda() else "cpu"

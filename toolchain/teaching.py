@@ -3,6 +3,7 @@
 Each model is a step of the run's folder, done once and found again by its key.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from toolchain.distill.operators import TeacherGenerate
 from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
 from toolchain.models.initialise import Init
-from toolchain.plan import AugmentPlan, Plan, StagePlan
+from toolchain.plan import AugmentPlan, CachePlan, Plan, StagePlan
 from toolchain.rundir import Done, StepLog
 from toolchain.spec import ModelSpec
 from toolchain.steps.augment import augment, with_augmented
+from toolchain.steps.cache import Filled, fill_caches
 from toolchain.steps.design import design
 from toolchain.steps.generate import generate, with_generated
 from toolchain.steps.together import finetune_together, member
@@ -28,13 +30,17 @@ __all__ = ["Lying", "Teaching"]
 
 @dataclass(frozen=True, kw_only=True)
 class Lying:
-    """A model of the run: where it lies now, and what it was before its head came (`bare`)."""
+    """A model of the run: where it lies now, and what it was before its head came (`bare`).
+
+    One with a `cache` is read from there while it teaches.
+    """
 
     folder: Path
     digest: str
     family: Family
     spec: ModelSpec
     bare: Path
+    cache: CachePlan | None = None
 
     def source(self, plan: Plan, *, raw: bool) -> TeacherSource:
         """Return it as a teacher; a stage on raw text reads what it was before fine-tuning."""
@@ -43,6 +49,7 @@ class Lying:
             family=self.family,
             spec=self.spec,
             max_tokens=plan.limit(self.spec.tokenizer),
+            cache=self.cache.folder if self.cache else None,
         )
 
     @staticmethod
@@ -57,10 +64,17 @@ class Teaching:
 
     def __init__(self, plan: Plan, log: StepLog, *, tensorboard: Path | None = None) -> None:
         self.plan, self.log, self.tensorboard = plan, log, tensorboard
-        checkpoints = (plan.teacher, *(other.checkpoint for other in plan.others))
+        caches = plan.caches or (None,) * len(plan.checkpoints)
         self.teachers = [
-            Lying(folder=c.root, digest=c.digest, family=c.family, spec=spec, bare=c.root)
-            for c, spec in zip(checkpoints, plan.teacher_specs, strict=True)
+            Lying(
+                folder=c.root,
+                digest=c.digest,
+                family=c.family,
+                spec=spec,
+                bare=c.root,
+                cache=cache,
+            )
+            for c, spec, cache in zip(plan.checkpoints, plan.teacher_specs, caches, strict=True)
         ]
         self.assistants: list[Lying] = []
         self._copies: tuple[TaskData, dict[str, Any]] | None = None
@@ -177,6 +191,14 @@ class Teaching:
             ),
         )
 
+    def cache(self, output: Path) -> list[Filled]:
+        """Store what the student's stages read of the teachers below the folder `output`."""
+        work = output.absolute().with_name(f".{output.name}.cache")
+        task = self._material(self.plan.stages, work)
+        filled = fill_caches(self.plan, task, output, self.log.progress)
+        shutil.rmtree(work, ignore_errors=True)
+        return filled
+
     def distill(self) -> None:
         """Train the student against its guides."""
         plan = self.plan
@@ -256,7 +278,9 @@ class Teaching:
 
     def _guide_digests(self) -> dict[str, str]:
         names = ("teacher", *(f"teacher-{n}" for n in range(2, len(self._guides()) + 1)))
-        return {name: g.digest for name, g in zip(names, self._guides(), strict=True)}
+        named = dict(zip(names, self._guides(), strict=True))
+        caches = {f"{name}-cache": g.cache.digest for name, g in named.items() if g.cache}
+        return {**{name: guide.digest for name, guide in named.items()}, **caches}
 
     def _setup(self, name: str, spec: ModelSpec) -> TrainingSetup:
         board = self.tensorboard and self.tensorboard / name

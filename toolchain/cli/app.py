@@ -13,6 +13,7 @@ from rich.console import Console
 from toolchain.cli import (
     benchmark,
     bundle,
+    cache,
     compress,
     design,
     distill,
@@ -50,6 +51,7 @@ app.command("compress")(compress.run)
 app.command("plan")(plan.run)
 app.command("finetune")(finetune.run)
 app.command("design")(design.run)
+app.command("cache")(cache.run)
 app.command("distill")(distill.run)
 app.command("export")(export.run)
 app.command("quantize")(quantize.run)

@@ -20,6 +20,10 @@ def run(
     output: o.Output = Path("distilled"),
     config: o.Config = None,
     method: o.Method = None,
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", help="Read the teacher from here, not its weights.", metavar="DIR"),
+    ] = None,
     labels_only: Annotated[
         bool, typer.Option("--labels-only", help="Train the fair baseline instead.")
     ] = False,
@@ -39,6 +43,8 @@ def run(
             "student.path": student,
             "data.path": data,
             "method": method,
+            "placement.cache": cache,
+            "placement.teacher": "cached" if cache else None,
             "max_steps": max_steps,
             "seed": seed,
             "threads": threads,

@@ -55,7 +55,8 @@ def _as_it_is(logits: Tensor) -> Tensor:
 class Captures:
     """One side's tensors of one forward pass.
 
-    `heads` is the number of query heads; `decoder` is there where states were asked for.
+    `heads` is the number of query heads; `decoder` is there where states were asked for. `scores`
+    are attention scores that need not be recomputed, by layer.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Captures:
         heads: int,
         attention: Attention | None = None,
         decoder: Decoder | None = None,
+        scores: Mapping[int, Tensor] | None = None,
     ) -> None:
         self._tensors = tensors
         self.decoder = decoder
         self._heads = heads
-        self._attention = attention or Attention()
-        self._scores: dict[int, Tensor] = {}
+        self.attention = attention or Attention()
+        self._scores = dict(scores or {})
         self._wide: dict[Request, Tensor] = {}
 
     def tensor(self, request: Request) -> Tensor:
@@ -96,24 +98,29 @@ class Captures:
         return self.tensor(request)
 
     def _attention_scores(self, layer: int) -> Tensor:
-        if self._attention.refused:
-            raise UsageError(f"attention scores cannot be read: {self._attention.refused}")
-        head_width = self._tensors[Request("q", layer)].shape[-1] // self._heads
+        if self.attention.refused:
+            raise UsageError(f"attention scores cannot be read: {self.attention.refused}")
+        normed = self.attention.normed.get(Request("q", layer))
+        if normed is None:
+            head_width = self._tensors[Request("q", layer)].shape[-1] // self._heads
+        else:
+            head_width = normed.shape[-1]
         q_BHNK = self._split(Request("q", layer), head_width)
         k_BHNK = self._split(Request("k", layer), head_width)
-        if self._attention.rotary is not None:
-            cos, sin = (_widened(x).unsqueeze(1) for x in self._attention.rotary)
+        if self.attention.rotary is not None:
+            cos, sin = (_widened(x).unsqueeze(1) for x in self.attention.rotary)
             q_BHNK = q_BHNK * cos + _half_turned(q_BHNK) * sin
             k_BHNK = k_BHNK * cos + _half_turned(k_BHNK) * sin
         # Grouped queries: several heads look at the same keys.
         k_BHNK = k_BHNK.repeat_interleave(self._heads // k_BHNK.shape[1], dim=1)
         scores: Tensor = (q_BHNK * head_width**-0.5) @ k_BHNK.transpose(-1, -2)
-        if self._attention.bias_NNH is not None:
-            scores = scores + _widened(self._attention.bias_NNH).permute(2, 0, 1)
+        if self.attention.bias_NNH is not None:
+            scores = scores + _widened(self.attention.bias_NNH).permute(2, 0, 1)
         return scores
 
     def _split(self, request: Request, head_width: int) -> Tensor:
-        kept = self._attention.normed.get(request, self._tensors[request])
+        normed = self.attention.normed.get(request)
+        kept = self._tensors[request] if normed is None else normed
         B, N = kept.shape[:2]
         return _widened(kept).view(B, N, -1, head_width).transpose(1, 2)
 

@@ -145,12 +145,13 @@ class _Loop:
     def _operated(
         self, surgery: Surgery, teachers: Sequence[Readable], device: torch.device
     ) -> Operation:
-        """Begin a surgery, which takes modules of models that are whole and here."""
+        """Begin a surgery, with the teachers that are here on the run's device."""
         models = [teacher for teacher in teachers if isinstance(teacher, TrainingModel)]
-        assert len(models) == len(teachers), "the plan lets no surgery have a teacher elsewhere"
+        elsewhere = len(models) < len(teachers)
+        assert not (surgery.takes_modules and elsewhere), "the plan refuses that"
         for side in (self.student, *models):
             torch.nn.Module.to(side.model, device)
-        return surgery.begin(self.student, models)
+        return surgery.begin(self.student, teachers)
 
     def _readers(
         self, teachers: Sequence[Readable], parts: Parts, device: torch.device
@@ -162,9 +163,10 @@ class _Loop:
         ]
         if not any(asked):
             return []
+        again = [op for op in parts.operators if op.reruns]
         return [
             teacher.open(
-                requests | _union(op.requests(teacher.spec) for op in parts.operators),
+                requests | _union(op.requests(teacher.spec) for op in again),
                 device=device,
                 bf16=self.run.bf16,
             )

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from toolchain.artifact import digest_of
 from toolchain.errors import UsageError
 from toolchain.models.vocabulary import read_vocabulary
 
-__all__ = ["reads_tokens_of", "same_tokenizer"]
+__all__ = ["reads_tokens_of", "same_tokenizer", "tokenizer_digest"]
 
 # What depends on how a tokenizer was last called, not on how it cuts text.
 _PASSING = ("truncation", "padding", "version")
@@ -24,6 +25,13 @@ def same_tokenizer(one: Path, other: Path) -> bool:
         first, second = (_read(file) for file in files)
         return first == second
     return _vocabulary(one) == _vocabulary(other) and _lower(one) == _lower(other)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return a digest of how a folder's tokenizer cuts text. Raises UsageError."""
+    if (folder / "tokenizer.json").is_file():
+        return digest_of(_read(folder / "tokenizer.json"))
+    return digest_of([_vocabulary(folder), _lower(folder)])
 
 
 def reads_tokens_of(student: Path, teacher: Path) -> bool:

@@ -94,7 +94,8 @@ def training_of(
     ):
         behind = before[-1:] or plan.teacher_specs
         guides = (*plan.teacher_specs, *before) if plan.all_guides else behind
-        found.append((guides, spec, stages))
+        # A teacher on disk takes neither memory nor time.
+        found.append((() if plan.caches else guides, spec, stages))
         before = (*before, spec)
     if plan.baseline:
         found.append(((), plan.student, (plan.baseline,)))

@@ -1,6 +1,7 @@
 """What a plan is: everything a run will do, resolved, with the reason for each own choice."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from toolchain.artifact import digest_of
@@ -16,7 +17,7 @@ from toolchain.scale.budget import Budget
 from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
 
-__all__ = ["AssistantPlan", "AugmentPlan", "Plan", "StagePlan", "TeacherPlan"]
+__all__ = ["AssistantPlan", "AugmentPlan", "CachePlan", "Plan", "StagePlan", "TeacherPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +121,22 @@ class AssistantPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CachePlan:
+    """Where the knowledge of a teacher lies, and the digest of what it is of."""
+
+    folder: Path
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A whole run, resolved. `reasons` are sentences a person should read before it starts.
 
     `others` are teachers beside the first; with `together` all share one head while they are
     fine-tuned. `all_guides` says who teaches a model behind assistants: every model before it, or
-    the last. `source` is whose layers the student starts from, as in `AssistantPlan`. `budget` is
-    the memory of the stage that needs most, placed as the run will be.
+    the last. `source` is whose layers the student starts from, as in `AssistantPlan`. `caches` are
+    where the teachers are read from, in their order; empty where they run. `budget` is the memory
+    of the stage that needs most, placed as the run will be.
     """
 
     recipe: Recipe
@@ -156,12 +166,18 @@ class Plan:
     all_guides: bool = False
     source: int = 0
     augment: AugmentPlan | None = None
+    caches: tuple[CachePlan, ...] = ()
     budget: Budget | None = None
 
     @property
     def teacher_specs(self) -> tuple[ModelSpec, ...]:
         """Shapes of all teachers, the first one's first."""
         return (self.teacher_spec, *(other.spec for other in self.others))
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Folders of all teachers, the first one's first."""
+        return (self.teacher, *(other.checkpoint for other in self.others))
 
     def limit(self, tokenizer: str) -> int:
         """Return the most tokens of a row that models with this tokenizer read."""
@@ -189,6 +205,7 @@ class Plan:
             "assistants": [assistant.as_json() for assistant in self.assistants],
             "student": {"shape": str(self.student), "parameters": self.student.params()},
             "augment": self.augment.as_json() if self.augment else None,
+            "caches": [str(cache.folder) for cache in self.caches],
             "init": self.init,
             "layer_map": str(self.copied),
             "method": self.recipe.method,

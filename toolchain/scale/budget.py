@@ -31,8 +31,8 @@ from toolchain.scale.activations import (
     passing_bytes,
     spare_bytes,
 )
+from toolchain.scale.captured import captured_bytes, head_bytes, kept_per_token, learned_params
 from toolchain.scale.hardware import Hardware
-from toolchain.scale.knowledge import captured_bytes, head_bytes, kept_per_token, learned_params
 from toolchain.spec import ModelSpec
 
 __all__ = ["BUCKET", "MOMENTS", "Budget", "Job", "Placed", "Share", "budget_of"]

@@ -5,7 +5,7 @@ its last checkpoint, so nothing is trained twice.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from toolchain.data.batching import Rows
 from toolchain.data.sources import Split, TaskData
 from toolchain.data.tokenizing import tokenize_raw, tokenize_split
 from toolchain.distill.records import StageRun
-from toolchain.distill.teachers import TrainingModel
+from toolchain.distill.teachers import Readable, TrainingModel
 from toolchain.distill.trainer import train
 from toolchain.export.tokenizer import save_tokenizer
 from toolchain.models.family import Family, families
@@ -27,19 +27,31 @@ from toolchain.models.loading import load_model, load_tokenizer, save_model
 from toolchain.models.vocabulary import read_vocabulary
 from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
+from toolchain.scale.cached import CachedModel, check_holds
 from toolchain.spec import LABELLED, ModelSpec, Task
 
-__all__ = ["TeacherSource", "TrainingSetup", "split_rows", "task_rows", "train_stages"]
+__all__ = [
+    "TeacherSource",
+    "TrainingSetup",
+    "raw_rows",
+    "split_rows",
+    "task_rows",
+    "train_stages",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSource:
-    """Where a teacher lies, and what it is; `max_tokens` is the most it reads of a row."""
+    """Where a teacher lies, and what it is; `max_tokens` is the most it reads of a row.
+
+    One with a `cache` is read from there, and its weights are not loaded.
+    """
 
     folder: Path
     family: Family
     spec: ModelSpec
     max_tokens: int
+    cache: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +144,7 @@ def train_stages(
     if vocabulary:
         dev = split_rows(load_tokenizer(start), task.dev, task, setup)
     apart = _rows_apart(spec, stages, asked, task, raw, setup)
+    _check_caches(stages, asked, rows, lambda s: raw_rows(tokenizer, raw, s.task, setup), apart)
     if rows.truncated:
         progress.say(f"{rows.truncated} of {len(rows)} rows are cut at {setup.max_tokens} tokens")
     named = labels if spec.task in LABELLED else None
@@ -152,7 +165,7 @@ def train_stages(
         learner = student
         if stage.task != spec.task:
             learner = _with_language_head(student, stage.task, read, setup.seed)
-        stage_rows = _raw_rows(tokenizer, raw, stage.task, setup) if stage.raw else rows
+        stage_rows = raw_rows(tokenizer, raw, stage.task, setup) if stage.raw else rows
         run = replace(setup.run(stage), before=tuple(before))
         trained = train(
             learner,
@@ -230,11 +243,30 @@ def _rows_apart(
             tokenizer = load_tokenizer(source.folder)
             own = replace(setup, max_tokens=source.max_tokens)
             made[key] = (
-                _raw_rows(tokenizer, raw, stage.task, own)
+                raw_rows(tokenizer, raw, stage.task, own)
                 if stage.raw
                 else split_rows(tokenizer, task.train, task, own)
             )
     return made
+
+
+def _check_caches(
+    stages: Sequence[StagePlan],
+    asked: Mapping[str, Sequence[TeacherSource]],
+    rows: Rows,
+    of_raw: Callable[[StagePlan], Rows],
+    apart: Mapping[tuple[str, Task | None], Rows],
+) -> None:
+    """Raise UsageError unless every cached teacher has all rows; IntegrityError for damage."""
+    checked: set[tuple[Path, Task | None]] = set()
+    for stage in stages:
+        for source in asked[stage.name]:
+            key = (source.cache, _texts_of(stage)) if source.cache else None
+            if source.cache is None or key is None or key in checked:
+                continue
+            checked.add(key)
+            own = apart.get((source.spec.tokenizer, _texts_of(stage)))
+            check_holds(source.cache, own or (of_raw(stage) if stage.raw else rows))
 
 
 def _loaded(
@@ -243,8 +275,10 @@ def _loaded(
     head: Mapping[int, str],
     setup: TrainingSetup,
     loaded: dict[tuple[Path, Task], PreTrainedModel],
-) -> TrainingModel:
-    """Load a teacher once per head it is asked for with."""
+) -> TrainingModel | CachedModel:
+    """Load a teacher once per head it is asked for with; one on disk is only named."""
+    if source.cache:
+        return CachedModel(folder=source.cache, spec=replace(source.spec, task=task))
     key = (source.folder, task)
     if key not in loaded:
         labels = head if task in LABELLED else None
@@ -257,10 +291,11 @@ def _loaded(
 
 
 def _with_language_head(
-    student: TrainingModel, task: Task, teachers: Sequence[TrainingModel], seed: int
+    student: TrainingModel, task: Task, teachers: Sequence[Readable], seed: int
 ) -> TrainingModel:
     # The head of a model with other tokens has other outcomes.
-    kin = [teacher for teacher in teachers if teacher.spec.tokenizer == student.spec.tokenizer]
+    here = [teacher for teacher in teachers if isinstance(teacher, TrainingModel)]
+    kin = [teacher for teacher in here if teacher.spec.tokenizer == student.spec.tokenizer]
     source = kin[0].model if kin else None
     model, spec = with_language_head(
         student.model, student.family, student.spec, task, source=source, seed=seed
@@ -268,9 +303,10 @@ def _with_language_head(
     return replace(student, model=model, spec=spec)
 
 
-def _raw_rows(
+def raw_rows(
     tokenizer: PreTrainedTokenizerFast, raw: Sequence[str], task: Task, setup: TrainingSetup
 ) -> Rows:
+    """Return raw text, tokenised for a task."""
     return tokenize_raw(
         tokenizer,
         raw,

@@ -13,8 +13,8 @@ from toolchain.errors import ResourceError, UsageError
 from toolchain.models.family import family_of
 from toolchain.recipe import Placement
 from toolchain.scale.budget import Budget, Job, Placed, budget_of
+from toolchain.scale.captured import learned_params
 from toolchain.scale.hardware import Hardware
-from toolchain.scale.knowledge import learned_params
 from toolchain.scale.placing import cheapest, live_only, resolve, tried
 from toolchain.spec import ModelSpec
 

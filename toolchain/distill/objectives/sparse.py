@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["TopKKL"]
+__all__ = ["StoredKL", "TopKKL"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,40 @@ def _coarse(logs: "Tensor", ids: "Tensor") -> "Tensor":
     # Summed, not 1 - the others: the rest may be smaller than rounding.
     rest = logs.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
     return torch.cat([logs.gather(-1, ids), rest], dim=-1)
+
+
+@dataclass(frozen=True)
+class StoredKL(Objective):
+    """The KL of `TopKKL` against a teacher of whom a cache keeps the largest outcomes.
+
+    The teacher's tensor holds side by side its `stored` largest log-probabilities, the log-mass of
+    all others at each of `temperatures`, and the ids: (P, stored + temperatures + stored). It is
+    the KL over k + 1 outcomes, as exact as the stored numbers are. Made by the plan in the place of
+    an objective on whole distributions; a recipe cannot name it.
+    """
+
+    key: ClassVar[str] = "stored_kl"
+    distribution: ClassVar[bool] = True
+    k: int = 64
+    tau: float = 1.0
+    stored: int = 64
+    temperatures: tuple[float, ...] = (1.0,)
+
+    def __call__(
+        self,
+        student: "Tensor",
+        teacher: "Tensor",
+        context: Context,
+        module: "Module | None" = None,  # noqa: ARG002
+    ) -> "Tensor":
+        """(P, outcomes) and (P, stored + temperatures + stored) -> (P,)."""
+        sizes = [self.stored, len(self.temperatures), self.stored]
+        values, rests, ids = torch.split(teacher, sizes, dim=-1)
+        scaled = values / self.tau
+        at = self.temperatures.index(self.tau)
+        # What was stored beyond k belongs to the rest.
+        others = torch.cat([scaled[..., self.k :], rests[..., at : at + 1]], dim=-1)
+        rest = others.logsumexp(-1, keepdim=True)
+        log_p = torch.cat([scaled[..., : self.k], rest], dim=-1).log_softmax(-1)
+        log_q = log_softmax(student, self.tau, context)
+        return self.tau**2 * kl_of_logs(log_p, _coarse(log_q, ids[..., : self.k].long()))

@@ -41,6 +41,7 @@ class Interchange(Operator):
     """
 
     key: ClassVar[str] = "interchange"
+    reruns: ClassVar[str] = "in every step the teacher runs again with activations exchanged"
     stages: ClassVar[tuple[Stage, ...]] = ("general", "inter", "pred")
     span: float = 0.3
     align: Literal["full", "middle", "late"] = "full"

@@ -75,9 +75,12 @@ class Operator:
     """Makes a view called `key` of each batch. Base of all; a frozen dataclass.
 
     `invents_labels` says that batches may hold text no one labelled: gold labels mean nothing then.
+    `reruns` says why the teacher must run beside the student: what it knows of the rows of the data
+    is not enough. Empty where it is.
     """
 
     key: ClassVar[str] = ""
+    reruns: ClassVar[str] = ""
     stages: ClassVar[tuple[Stage, ...]] = ("pred",)
     invents_labels: ClassVar[bool] = False
 
@@ -92,7 +95,10 @@ class Operator:
         return None
 
     def requests(self, spec: ModelSpec) -> frozenset[Request]:  # noqa: ARG002
-        """Return tensors of the plain pass the operator itself reads."""
+        """Return tensors of the plain pass the operator itself reads.
+
+        The student's, and where the operator `reruns` the teacher, its too.
+        """
         return frozenset()
 
     def prepare(self, batch: "Batch", passes: Passes, moment: Moment) -> "Batch":  # noqa: ARG002

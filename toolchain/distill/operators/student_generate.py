@@ -30,6 +30,7 @@ class StudentGenerate(Operator):
     """
 
     key: ClassVar[str] = "student_generate"
+    reruns: ClassVar[str] = "the teacher judges text that the student writes while it learns"
     invents_labels: ClassVar[bool] = True
     share: float = 0.5
     tau: float = 1.0

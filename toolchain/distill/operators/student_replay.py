@@ -33,6 +33,7 @@ class StudentReplay(Operator):
     """
 
     key: ClassVar[str] = "student_replay"
+    reruns: ClassVar[str] = "the teacher judges text that the student writes while it learns"
     invents_labels: ClassVar[bool] = True
     share: float = 0.0
     rise: float = 0.1

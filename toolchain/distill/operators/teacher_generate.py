@@ -20,6 +20,7 @@ class TeacherGenerate(Operator):
     """
 
     key: ClassVar[str] = "teacher_generate"
+    reruns: ClassVar[str] = "the teacher writes the rows that would be cached"
     beams: int = 5
     closest: bool = False
 

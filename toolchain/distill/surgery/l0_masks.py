@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from toolchain.distill.teachers import TrainingModel
+    from toolchain.distill.teachers import Readable, TrainingModel
 else:
     torch = lazy("torch")
 
@@ -87,7 +87,7 @@ class L0Masks(Surgery):
     def begin(
         self,
         student: "TrainingModel",
-        teachers: "Sequence[TrainingModel]",  # noqa: ARG002
+        teachers: "Sequence[Readable]",  # noqa: ARG002
     ) -> "Masking":
         """Put masks on the student."""
         return Masking(self, student)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Linear
 
     from toolchain.distill.surgery.mean_heads import MeanHeads
-    from toolchain.distill.teachers import TrainingModel
+    from toolchain.distill.teachers import Readable, TrainingModel
 else:
     torch = lazy("torch")
 
@@ -44,7 +44,7 @@ class MultiHead(Surgery):
                 "use kd with several teachers",
             )
 
-    def begin(self, student: "TrainingModel", teachers: "Sequence[TrainingModel]") -> Operation:
+    def begin(self, student: "TrainingModel", teachers: "Sequence[Readable]") -> Operation:
         """Put the heads in the place of the student's last layer."""
         return _Heads(student, len(teachers) + 1)
 

@@ -6,7 +6,7 @@ BERT-of-Theseus (Xu et al., EMNLP 2020; arXiv 2002.02925).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from toolchain import layermap
 from toolchain.distill.context import Moment
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
-    from toolchain.distill.teachers import TrainingModel
+    from toolchain.distill.teachers import Readable, TrainingModel
 else:
     torch = lazy("torch")
 
@@ -53,6 +53,7 @@ class ReplaceModules(Surgery):
     # A block the teacher stands in for projects nothing.
     hides: ClassVar[frozenset[str]] = frozenset({"q", "k", "v", "attn_scores", "attn_probs"})
     one_teacher: ClassVar[bool] = True
+    takes_modules: ClassVar[bool] = True
     start: float = 0.3
     until: float = 0.66
     ramp: bool = True
@@ -92,9 +93,10 @@ class ReplaceModules(Surgery):
                     "width: leave out --hidden",
                 )
 
-    def begin(self, student: "TrainingModel", teachers: "Sequence[TrainingModel]") -> "Replacing":
+    def begin(self, student: "TrainingModel", teachers: "Sequence[Readable]") -> "Replacing":
         """Let the teacher's blocks stand in for the student's in training mode."""
-        return Replacing(self, student, teachers[0])
+        (teacher,) = teachers
+        return Replacing(self, student, cast("TrainingModel", teacher))
 
 
 class Replacing(Operation):

@@ -15,7 +15,7 @@ from toolchain.distill.surgery.surgery import Operation, Surgery
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
-    from toolchain.distill.teachers import TrainingModel
+    from toolchain.distill.teachers import Readable, TrainingModel
 
 __all__ = ["RestBelow", "Resting"]
 
@@ -35,7 +35,7 @@ class RestBelow(Surgery):
     def begin(
         self,
         student: "TrainingModel",
-        teachers: "Sequence[TrainingModel]",  # noqa: ARG002
+        teachers: "Sequence[Readable]",  # noqa: ARG002
     ) -> "Resting":
         """Find the blocks of the student."""
         return Resting(self, student)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from toolchain.distill.teachers import TrainingModel
+    from toolchain.distill.teachers import Readable, TrainingModel
 
 __all__ = ["Operation", "Surgery"]
 
@@ -52,8 +52,9 @@ class Surgery:
     """A kind of surgery with its settings. Base of all; a frozen dataclass.
 
     `hides` are kinds of the student's knowledge that cannot be read during it. `one_teacher` says
-    that it cannot work with several. With `reshapes` the student's shape is an outcome: a baseline
-    undergoes it too, so that both end equally small.
+    that it cannot work with several, `takes_modules` that it needs the teacher's own modules: a
+    `TrainingModel`, not one that is only read. With `reshapes` the student's shape is an outcome: a
+    baseline undergoes it too, so that both end equally small.
     """
 
     key: ClassVar[str] = ""
@@ -61,11 +62,12 @@ class Surgery:
     stages: tuple[Stage, ...] = ("pred",)
     hides: ClassVar[frozenset[str]] = frozenset()
     one_teacher: ClassVar[bool] = False
+    takes_modules: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""
 
     @abstractmethod
-    def begin(self, student: "TrainingModel", teachers: "Sequence[TrainingModel]") -> Operation:
+    def begin(self, student: "TrainingModel", teachers: "Sequence[Readable]") -> Operation:
         """Operate on the student, in place. Student and teachers are on the run's device."""

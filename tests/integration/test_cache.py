@@ -1,0 +1,122 @@
+"""`toolchain cache`, and students distilled from what it wrote, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_teacher
+from tests.unit.scale.lab import small_task
+from toolchain.__main__ import main
+from toolchain.artifact import Artifact
+
+SHORT = ["--max-steps", "3", "train.batch_size=16", "train.precision=fp32", "threads=1"]
+
+
+def do(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, task: Path) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "made"
+    ends = ["--teacher", teacher_folder, "--data", task]
+    assert do("design", *ends, "--layers", 2, "-o", folder) == 0
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    stages = Artifact.open(folder).facts["stages"]
+    return [point["loss"] for stage in stages for point in stage["points"]]
+
+
+def test_a_student_distilled_from_disk_is_the_one_distilled_beside_its_teacher(
+    teacher_folder: Path,
+    student: Path,
+    task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = ["--teacher", teacher_folder, "--student", student, "--data", task]
+    ends += ["--method", "tinybert+kd"]
+    exact = ["train.precision=fp32", "placement.states=fp32", "threads=1"]
+    capsys.readouterr()
+    assert do("cache", *ends, "-o", tmp_path / "cache", "--json", *exact) == 0
+    said = capsys.readouterr()
+    assert "bytes a token" in said.err
+    (made,) = json.loads(said.out)["teachers"]
+    assert made["rows"] == made["added"] == 48
+    assert set(made["keeps"]) == {
+        "emb", "hidden.2", "hidden.4", "logits", "scores.2", "scores.4",
+    }  # fmt: skip
+    assert do("distill", *ends, *SHORT, "-o", tmp_path / "online") == 0
+    with monkeypatch.context() as patched:
+        # No weights of a teacher are loaded: only the student's folder is.
+        loading = pytest.importorskip("toolchain.steps.training").load_model
+        asked = []
+
+        def watched(folder: Path, *args: object, **more: object) -> object:
+            asked.append(folder)
+            return loading(folder, *args, **more)
+
+        patched.setattr("toolchain.steps.training.load_model", watched)
+        read = ["--cache", tmp_path / "cache"]
+        assert do("distill", *ends, *SHORT, *read, "-o", tmp_path / "offline") == 0
+        assert asked == [student]
+    assert losses(tmp_path / "offline") == pytest.approx(losses(tmp_path / "online"), rel=1e-5)
+
+
+def test_the_steps_of_a_run_know_the_cache_they_read(
+    teacher_folder: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = make_teacher(tmp_path / "second", head=True, seed=3)
+    ends = ["--teacher", teacher_folder, "--data", task, "--method", "mt_bert", "--layers", "2"]
+    both = [f"teachers=[{second}]"]
+    assert do("cache", *ends, "-o", tmp_path / "cache", *both) == 0
+    said = capsys.readouterr().out
+    assert "teacher: 48 rows" in said
+    assert "teacher-2: 48 rows" in said
+    road = ["--no-baseline", "--json", "benchmark.min_runs=20", "benchmark.min_seconds=0.02",
+            "benchmark.rounds=2", "benchmark.tokens=[]", "gates.agreement=0", "gates.cosine=0",
+            "gates.max_drop=1", "placement.teacher=cached"]  # fmt: skip
+    out = tmp_path / "out"
+    cache = f"placement.cache={tmp_path / 'cache'}"
+    assert do("compress", *ends, *both, *SHORT, *road, cache, "-o", out) == 0
+    report = json.loads((out / "report" / "report.json").read_text())
+    (distilled,) = [step for step in report["steps"] if step["name"] == "distilled"]
+    assert {"teacher", "teacher-cache", "teacher-2", "teacher-2-cache"} <= set(distilled["inputs"])
+    assert any("is read from" in reason for reason in report["plan"]["reasons"])
+
+
+def test_a_damaged_shard_ends_with_4_and_what_is_missing_with_2(
+    teacher_folder: Path,
+    student: Path,
+    task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ends = ["--teacher", teacher_folder, "--student", student, "--method", "kd"]
+    cache = tmp_path / "cache"
+    assert do("cache", *ends, "--data", task, "-o", cache, "threads=1") == 0
+    (shard,) = (cache / "teacher").glob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+    capsys.readouterr()
+    read = [*ends, *SHORT, "--cache", cache]
+    assert do("distill", *read, "--data", task, "-o", tmp_path / "a") == 4
+    assert shard.name in capsys.readouterr().err
+    assert do("cache", *ends, "--data", task, "-o", cache, "threads=1") == 0
+    assert "made anew" in capsys.readouterr().err
+    larger = small_task(tmp_path / "larger", rows=60)
+    assert do("distill", *read, "--data", larger, "-o", tmp_path / "b") == 2
+    assert "it lacks" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    words = [*ends, "--data", task, "-o", cache, "placement.teacher=cached"]
+    assert do("cache", *words) == 2
+    assert "this command makes the cache" in capsys.readouterr().err

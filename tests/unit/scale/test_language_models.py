@@ -1,0 +1,101 @@
+"""Decoders from a cache: which terms can be computed, what is refused, what a token takes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.models import zoo
+from tests.unit.scale.lab import cached, filled, losses, plan_of, whole
+from toolchain.distill.objectives.sparse import StoredKL
+from toolchain.errors import UsageError
+
+TOP = {"placement": {"top_k": 8}}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return zoo.save(zoo.make("llama", "causal_lm"), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    for name, count in (("train", 24), ("dev", 6)):
+        rows = (
+            f'{{"prompt": "say {"abcdefgh"[i % 8]} {i % 5}", "answer": "{"xyz"[i % 3] * 4}"}}'
+            for i in range(count)
+        )
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def reading(folder: Path) -> dict:
+    return {"placement": {"teacher": "cached", "cache": str(folder)}}
+
+
+@pytest.mark.parametrize("method", ["topk_kd", "minilm+topk_kd", "dskd"])
+def test_losses_from_a_cache_are_those_beside_the_teacher(
+    method: str, teacher: Path, task: Path, tmp_path: Path
+) -> None:
+    options = {"method_options": {"topk_kd": {"k": 8}}} if "topk" in method else {}
+    plan = plan_of(teacher, task, method, "placement.top_k=8", "placement.states=fp32", **options)
+    filled(plan, tmp_path / "cache")
+    online = losses(plan, whole(plan), tmp_path / "online")
+    plan = plan_of(teacher, task, method, **options, **reading(tmp_path / "cache"))
+    offline = losses(plan, cached(plan), tmp_path / "offline")
+    assert offline == pytest.approx(online, rel=1e-3)
+
+
+def test_kd_becomes_the_kl_over_the_largest_outcomes_and_the_plan_says_so(
+    teacher: Path, task: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(teacher, task, "kd", "placement.top_k=8")
+    (done,) = filled(plan, tmp_path)
+    assert [keep.name for keep in done.keeps] == ["largest"]
+    read = plan_of(teacher, task, "kd", **reading(tmp_path))
+    soft = next(b for b in read.stages[0].terms if b.name == "kd/soft")
+    assert soft.objective == StoredKL(k=8, tau=4.0, stored=8, temperatures=(1.0, 4.0))
+    assert any("8 largest outcomes" in reason for reason in read.reasons)
+    value = losses(read, cached(read), tmp_path / "run")
+    assert all(loss > 0 for loss in value)
+    with pytest.raises(UsageError, match=r"mass of the rest at tau 1, 4, a term compares at 3"):
+        plan_of(teacher, task, "kd", method_options={"kd": {"tau": 3.0}}, **reading(tmp_path))
+    options = {"topk_kd": {"k": 20, "tau": 1.0}}
+    with pytest.raises(UsageError, match="compares 20 outcomes, the cache keeps 8"):
+        plan_of(teacher, task, "topk_kd", method_options=options, **reading(tmp_path))
+    with pytest.raises(UsageError, match=r"keeps 8 outcomes, placement\.top_k is 16"):
+        plan_of(teacher, task, "kd", "placement.top_k=16", **reading(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("rkl", r"'rkl/soft' \(rkl\) needs the teacher's whole distribution over 50 tokens"),
+        ("taid", r"\(taid\) needs the teacher's whole distribution"),
+        ("uld", r"\(l1_sorted\) needs the teacher's whole distribution"),
+        ("logit_std", "needs the teacher's whole distribution"),
+        ("gkd_onpolicy", "student_generate .* judges text that the student writes"),
+        ("distillm", "student_replay .* judges text that the student writes"),
+        ("seqkd", "teacher_generate .* writes the rows that would be cached"),
+    ],
+)
+def test_what_needs_more_than_the_largest_or_a_teacher_that_runs_is_refused(
+    method: str, sentence: str, teacher: Path, task: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        plan_of(
+            teacher, task, method,
+            placement={"teacher": "cached", "cache": str(tmp_path), "top_k": 8},
+        )  # fmt: skip
+    assert "placement.teacher=whole" in caught.value.hint
+
+
+def test_a_stage_that_hides_other_tokens_in_every_step_is_refused(tmp_path: Path) -> None:
+    teacher = zoo.save(zoo.make("bert", "mask_lm"), tmp_path / "bert")
+    (tmp_path / "text").mkdir()
+    for name in ("train", "dev"):
+        text = "\n".join(f"a text of {i} words and more" for i in range(20))
+        (tmp_path / "text" / f"{name}.txt").write_text(text + "\n")
+    data = {"path": str(tmp_path / "text"), "task": "mask_lm"}
+    with pytest.raises(UsageError, match="hides other tokens in every step"):
+        plan_of(teacher, tmp_path / "text", "kd", data=data, **reading(tmp_path / "cache"))

@@ -1,0 +1,251 @@
+"""Teachers that are read from a cache: what can be, what it must hold, what becomes of the terms.
+
+What a teacher knows of a row can be kept only where the row is known beforehand and the teacher
+answers it the same each time; everything else is refused here, before weights are loaded.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from toolchain import __version__
+from toolchain.distill.objectives import KL, TopKKL
+from toolchain.distill.objectives.sparse import StoredKL
+from toolchain.distill.term import BoundTerm
+from toolchain.errors import UsageError
+from toolchain.models.tokenizers import tokenizer_digest
+from toolchain.plan.types import CachePlan, Plan, StagePlan
+from toolchain.scale.knowledge import TOP_K, Keep, Wanted, wanted_of
+from toolchain.scale.ledger import CacheFolder, Identity, teacher_folder
+from toolchain.spec import LANGUAGE, ModelSpec
+
+__all__ = ["check_cacheable", "identity_of", "wanted_by", "with_caches"]
+
+_WHOLE = "use placement.teacher=whole"
+
+
+def with_caches(plan: Plan) -> Plan:
+    """Return the plan with its teachers read from where the recipe says they lie.
+
+    Raises UsageError for methods that need a teacher that runs, and for a cache of anything else.
+    """
+    placement = plan.recipe.placement
+    if placement.teacher == "streamed":
+        raise UsageError(
+            "placement.teacher is streamed, which is not there yet",
+            "fill a cache (toolchain cache) and use placement.teacher=cached",
+        )
+    if placement.teacher != "cached":
+        if placement.cache is not None:
+            raise UsageError(
+                f"placement.cache is set, but placement.teacher is {placement.teacher}",
+                "set placement.teacher=cached, or drop placement.cache",
+            )
+        return plan
+    if placement.cache is None:
+        raise UsageError(
+            "placement.teacher is cached, but placement.cache names no folder",
+            "make one with toolchain cache and name it: placement.cache=FOLDER",
+        )
+    check_cacheable(plan, "placement.teacher is cached")
+    caches, keeps, reasons = [], [], list(plan.reasons)
+    for number, wanted in enumerate(wanted_by(plan), 1):
+        folder = CacheFolder(teacher_folder(Path(placement.cache), number))
+        held = folder.identity()
+        folder.require(identity_of(plan, number, held.keeps))
+        _check_keeps(plan, folder, held.keeps, wanted)
+        shards = folder.shards()
+        reasons.append(
+            f"teacher {number} is read from {folder.root}: {sum(s.rows for s in shards):,} rows, "
+            f"{sum(s.bytes for s in shards):,} bytes"
+        )
+        caches.append(CachePlan(folder=folder.root, digest=held.digest))
+        keeps.append(held.keeps)
+    stages = tuple(
+        replace(stage, terms=tuple(_stored(bound, keeps, reasons) for bound in stage.terms))
+        for stage in plan.stages
+    )
+    return replace(plan, stages=stages, caches=tuple(caches), reasons=tuple(reasons))
+
+
+def wanted_by(plan: Plan) -> tuple[Wanted, ...]:
+    """Return what the stages of the student read of each teacher."""
+    found = []
+    for number, spec in enumerate(plan.teacher_specs):
+        wanted = Wanted(frozenset())
+        for stage in plan.stages:
+            wanted |= wanted_of(
+                stage.terms, stage.parts, number, spec.task, reads=stage.needs_teacher
+            )
+        found.append(wanted)
+    return tuple(found)
+
+
+def identity_of(plan: Plan, number: int, keeps: tuple[Keep, ...]) -> Identity:
+    """Return what a cache of a teacher, from 1, is of."""
+    checkpoint, spec = plan.checkpoints[number - 1], plan.teacher_specs[number - 1]
+    libraries = {name: version(name) for name in ("torch", "transformers")}
+    return Identity(
+        teacher=checkpoint.digest,
+        source=checkpoint.source,
+        tokenizer=tokenizer_digest(checkpoint.root),
+        task=spec.task,
+        max_tokens=plan.limit(spec.tokenizer),
+        keeps=keeps,
+        computed="bf16" if plan.bf16 else "fp32",
+        versions={"toolchain": __version__, **libraries},
+    )
+
+
+def check_cacheable(plan: Plan, what: str) -> None:
+    """Raise UsageError for what reads more of a teacher than a cache can hold.
+
+    `what` begins the sentence.
+    """
+    bare = [plan.finetune, *(other.finetune for other in plan.others)]
+    for stage, checkpoint in zip(bare, plan.checkpoints, strict=True):
+        if stage:
+            raise UsageError(
+                f"{what}, but {checkpoint.source} is a bare encoder that has still to be "
+                "fine-tuned",
+                "give it its head first with toolchain finetune",
+            )
+    if plan.assistants:
+        raise UsageError(
+            f"{what}, but behind an assistant the teacher is a model that the run itself trains",
+            f"{_WHOLE}, or distil each assistant by itself",
+        )
+    if not any(stage.needs_teacher for stage in plan.stages):
+        _check_operators(plan.stages, what)
+        raise UsageError(
+            f"{what}, but method {plan.recipe.method!r} reads nothing of a teacher while the "
+            "student trains",
+            "drop it",
+        )
+    _check_operators(plan.stages, what)
+    for stage in plan.stages:
+        if stage.needs_teacher:
+            _check_stage(plan, stage, what)
+
+
+def _check_operators(stages: Iterable[StagePlan], what: str) -> None:
+    for stage in stages:
+        for operator in stage.parts.operators:
+            if operator.reruns:
+                raise UsageError(
+                    f"{what}, but {operator.key} (stage {stage.name}) needs one that runs: "
+                    f"{operator.reruns}",
+                    _WHOLE,
+                )
+
+
+def _check_stage(plan: Plan, stage: StagePlan, what: str) -> None:
+    surgery, aggregation = stage.parts.surgery, stage.parts.aggregation
+    if surgery and surgery.takes_modules:
+        raise UsageError(
+            f"{what}, but {surgery.key} (stage {stage.name}) trains with the teacher's own modules "
+            "inside the student",
+            _WHOLE,
+        )
+    if stage.task == "mask_lm":
+        raise UsageError(
+            f"{what}, but stage {stage.name} hides other tokens in every step, so the teacher "
+            "never reads a row twice alike",
+            f"{_WHOLE}, or a method whose stage reads no predictions of masked tokens, such as "
+            "minilm_v2",
+        )
+    if stage.task != plan.student.task:
+        raise UsageError(
+            f"{what}, but stage {stage.name} reads another head of the teacher ({stage.task}) than "
+            "the task's",
+            f"{_WHOLE}, or drop data.raw",
+        )
+    if stage.task in LANGUAGE and aggregation and aggregation.reads_teachers:
+        raise UsageError(
+            f"{what}, but {aggregation.key} weighs teachers by their whole distributions over "
+            "tokens, of which a cache keeps the largest",
+            f"{_WHOLE}, or a method with equal weights",
+        )
+    top_k = plan.recipe.placement.top_k or TOP_K
+    for bound in stage.terms:
+        if _reads_largest(bound, top_k):
+            _check_term(bound, what)
+
+
+def _reads_largest(bound: BoundTerm, top_k: int) -> bool:
+    """Whether a term reads logits of which a cache keeps the largest alone."""
+    if bound.term.extract.is_gold or bound.term.extract.kind != "logits":
+        return False
+    teacher: ModelSpec = bound.specs[1]
+    return teacher.task in LANGUAGE and teacher.vocab > top_k
+
+
+def _check_term(bound: BoundTerm, what: str) -> None:
+    changed = [t for t in bound.transforms if t.side != "student"]
+    if changed or not isinstance(bound.objective, KL | TopKKL):
+        does = repr(changed[0]) if changed else bound.objective.key
+        raise UsageError(
+            f"{what}, but term {bound.name!r} ({does}) needs the teacher's whole distribution over "
+            f"{bound.specs[1].vocab:,} tokens, of which a cache keeps the largest and one rest",
+            f"{_WHOLE}, or kd or topk_kd, whose KL over these can be computed",
+        )
+
+
+def _check_keeps(plan: Plan, folder: CacheFolder, keeps: Sequence[Keep], wanted: Wanted) -> None:
+    """Raise UsageError unless a cache keeps all that is wanted, as exactly as it is wanted."""
+    again = "make another with toolchain cache and this recipe, in another folder"
+    lacking = wanted.lacking(keeps)
+    if lacking:
+        raise UsageError(
+            f"cache {folder.root}: method {plan.recipe.method!r} reads {', '.join(lacking)} of the "
+            f"teacher, it holds {', '.join(keep.name for keep in keeps)}",
+            again,
+        )
+    placement = plan.recipe.placement
+    for keep in keeps:
+        if keep.kind == "largest":
+            if placement.top_k not in (None, keep.width):
+                raise UsageError(
+                    f"cache {folder.root}: it keeps {keep.width} outcomes, placement.top_k is "
+                    f"{placement.top_k}",
+                    again,
+                )
+            other = sorted(wanted.taus - set(keep.taus))
+            if other:
+                raise UsageError(
+                    f"cache {folder.root}: it keeps the mass of the rest at tau "
+                    f"{', '.join(f'{tau:g}' for tau in keep.taus)}, a term compares at "
+                    f"{other[0]:g}",
+                    again,
+                )
+        elif keep.unit in ("token", "row") and placement.states not in (None, keep.precision):
+            raise UsageError(
+                f"cache {folder.root}: it keeps {keep.name} in {keep.precision}, placement.states "
+                f"is {placement.states}",
+                again,
+            )
+
+
+def _stored(bound: BoundTerm, keeps: Sequence[Sequence[Keep]], reasons: list[str]) -> BoundTerm:
+    """Return the term as it reads what is stored of logits."""
+    largest = next((k for k in keeps[bound.teacher] if k.kind == "largest"), None)
+    if largest is None or not _reads_largest(bound, largest.width):
+        return bound
+    objective = bound.objective
+    assert isinstance(objective, KL | TopKKL), "refused before"
+    k = objective.k if isinstance(objective, TopKKL) else largest.width
+    if k > largest.width:
+        raise UsageError(
+            f"term {bound.name!r} compares {k} outcomes, the cache keeps {largest.width}",
+            f"make it with placement.top_k={k}",
+        )
+    stored = StoredKL(k=k, tau=objective.tau, stored=largest.width, temperatures=largest.taus)
+    sentence = (
+        f"term {bound.name}: the KL is over the {k} largest outcomes and one of all others, which "
+        "is what a cache keeps"
+    )
+    if sentence not in reasons:
+        reasons.append(sentence)
+    return dataclasses.replace(bound, objective=stored)

@@ -1,0 +1,218 @@
+"""A teacher that is read from disk: the tensors its terms ask for, and no weights.
+
+Rows are found by what the teacher read, so their order and number do not matter, and a batch that
+is not in the cache cannot be mistaken for one that is.
+
+Shape letters: B batch, N tokens, D width, H heads, P rows of logits, K kept outcomes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolchain.data.batching import Batch, Rows
+from toolchain.data.masking import IGNORED
+from toolchain.distill.capture import Attention, Captures
+from toolchain.distill.context import Decoder
+from toolchain.distill.extract import Request
+from toolchain.distill.operators.operator import Patches
+from toolchain.errors import StepError, UsageError
+from toolchain.scale.knowledge import Keep
+from toolchain.scale.ledger import CacheFolder
+from toolchain.scale.shard import ShardFile, key_of, keys_of
+from toolchain.spec import LANGUAGE, ModelSpec
+
+__all__ = ["CachedModel", "CachedTeacher", "check_holds", "read_decoder"]
+
+Place = tuple[ShardFile, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedModel:
+    """A teacher whose knowledge lies in the folder of a cache."""
+
+    folder: Path
+    spec: ModelSpec
+    rows: Rows | None = None
+
+    def open(
+        self,
+        requests: frozenset[Request],
+        *,
+        device: torch.device,
+        bf16: bool,  # noqa: ARG002 - decided when the cache was made
+    ) -> "CachedTeacher":
+        """Check every shard and return the teacher. Raises IntegrityError naming a damaged one."""
+        folder = CacheFolder(self.folder)
+        return CachedTeacher(folder, self.spec, self.rows, requests, device=device)
+
+
+def index_of(folder: CacheFolder, *, check: bool) -> dict[bytes, Place]:
+    """Return where each row lies, by its name."""
+    places: dict[bytes, Place] = {}
+    for shard in folder.shards():
+        if check:
+            folder.check(shard)
+        file = ShardFile(folder.path(shard))
+        places |= {key: (file, number) for number, key in enumerate(file.keys)}
+    return places
+
+
+def check_holds(folder: Path, rows: Rows) -> None:
+    """Raise UsageError unless every row is in the cache; IntegrityError for a damaged shard."""
+    known = index_of(CacheFolder(folder), check=True)
+    missing = [i for i, key in enumerate(keys_of(rows)) if key not in known]
+    if missing:
+        first = ", ".join(map(str, missing[:8]))
+        raise UsageError(
+            f"cache {folder}: it lacks {len(missing):,} of {len(rows):,} rows (rows {first}"
+            f"{' ...' if len(missing) > 8 else ''}, counted from 0)",
+            "run toolchain cache again with the same arguments on these data: it adds what is "
+            "missing",
+        )
+
+
+class CachedTeacher:
+    """Gives what was captured of each row when the cache was filled."""
+
+    def __init__(
+        self,
+        folder: CacheFolder,
+        spec: ModelSpec,
+        rows: Rows | None,
+        requests: frozenset[Request],
+        *,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.rows = spec, rows
+        self._root, self._device = folder.root, device
+        self._keeps = tuple(k for k in folder.identity().keeps if _serves(k, requests))
+        self._places = index_of(folder, check=True)
+        self._decoder = read_decoder(folder.root)
+
+    def captures(self, batch: Batch, patches: Patches) -> Captures:
+        """Return what is kept of the batch. Raises StepError for rows that are not there."""
+        if patches:
+            raise StepError(
+                f"cache {self._root}: activations of a teacher on disk cannot be replaced",
+                "use placement.teacher=whole",
+            )
+        places = self._found(batch)
+        tensors: dict[Request, Tensor] = {}
+        normed: dict[Request, Tensor] = {}
+        scores: dict[int, Tensor] = {}
+        for keep in self._keeps:
+            values = _gathered(keep, places).to(self._device)
+            match keep.kind:
+                case "scores":
+                    scores[keep.layer] = values
+                case "q_normed" | "k_normed":
+                    split = values.view(*values.shape[:2], -1, self.spec.head_width)
+                    normed[Request("q" if keep.kind == "q_normed" else "k", keep.layer)] = split
+                case "largest" | "logits":
+                    tensors[Request("logits")] = values
+                case kind:
+                    tensors[Request(kind, keep.layer)] = values
+        attention = self._attention(places, normed)
+        return Captures(tensors, self.spec.heads, attention, self._decoder, scores)
+
+    def close(self) -> None:
+        """Let go of the shards."""
+        self._places.clear()
+
+    def _found(self, batch: Batch) -> list[Place]:
+        lengths = batch.mask_BN.sum(-1).tolist()
+        inputs = {name: tensor.cpu().numpy() for name, tensor in batch.inputs.items()}
+        by_token = self.spec.task == "tag" or self.spec.task in LANGUAGE
+        supervised = (batch.labels != IGNORED).cpu().numpy() if by_token else None
+        found = []
+        for b, n in enumerate(lengths):
+            own = {name: array[b, :n] for name, array in inputs.items()}
+            key = key_of(own, None if supervised is None else supervised[b, :n])
+            place = self._places.get(key)
+            if place is None:
+                raise StepError(
+                    f"cache {self._root}: it holds nothing of row {batch.rows[b]}",
+                    "run toolchain cache again on these data",
+                )
+            found.append(place)
+        return found
+
+    def _attention(self, places: Sequence[Place], normed: Mapping[Request, Tensor]) -> Attention:
+        longest, row = max(places, key=lambda place: place[0].lengths[place[1]])
+        tables, n = longest.tables(), longest.lengths[row]
+        rotary = None
+        if "cos" in tables:
+            cos, sin = (tables[name][None, :n].to(self._device) for name in ("cos", "sin"))
+            rotary = (cos, sin)
+        bias = tables["bias"][:n, :n].to(self._device) if "bias" in tables else None
+        return Attention(normed=normed, rotary=rotary, bias_NNH=bias)
+
+
+def read_decoder(root: Path) -> Decoder | None:
+    """Return the last layer of the teacher's head, which is there where its states are kept."""
+    path = root / "decoder.safetensors"
+    if not path.is_file():
+        return None
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    return Decoder(tensors["weight"], tensors.get("bias"))
+
+
+def _serves(keep: Keep, requests: frozenset[Request]) -> bool:
+    """Whether a tensor is needed for what is asked; logits are always given, as by any teacher."""
+    layer = keep.layer
+    match keep.kind:
+        case "logits" | "largest":
+            return True
+        case "scores":
+            return {Request("q", layer), Request("k", layer)} <= requests
+        case "q_normed":
+            return Request("q", layer) in requests
+        case "k_normed":
+            return Request("k", layer) in requests
+        case kind:
+            return Request(kind, layer) in requests
+
+
+def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
+    """Return one tensor of a batch, padded with zeros."""
+    if keep.kind == "largest":
+        return _largest(keep, places)
+    width = keep.width if keep.unit == "pair" else 1
+    parts = [file.part(keep.name, keep.unit, row, width) for file, row in places]
+    if keep.precision == "int8":
+        scales = [file.part(f"{keep.name}.scale", keep.unit, row) for file, row in places]
+        parts = [part * scale[:, None] for part, scale in zip(parts, scales, strict=True)]
+    if keep.unit in ("row", "answer"):
+        return torch.cat(parts)
+    lengths = [file.lengths[row] for file, row in places]
+    longest = max(lengths)
+    if keep.unit == "token":
+        padded = parts[0].new_zeros(len(parts), longest, keep.width)
+        for b, (part, n) in enumerate(zip(parts, lengths, strict=True)):
+            padded[b, :n] = part
+        return padded
+    padded = parts[0].new_zeros(len(parts), keep.width, longest, longest)
+    for b, (part, n) in enumerate(zip(parts, lengths, strict=True)):
+        padded[b, :, :n, :n] = part.view(keep.width, n, n)
+    # What is computed with scores is never computed in less.
+    return padded.float()
+
+
+def _largest(keep: Keep, places: Sequence[Place]) -> Tensor:
+    """Return log-probabilities, log-masses of the rest, and ids side by side, (P, K + T + K)."""
+
+    def read(name: str) -> Tensor:
+        return torch.cat([file.part(name, "answer", row) for file, row in places])
+
+    ids_PK = read(f"{keep.name}.ids").int()
+    if keep.narrow_ids:
+        ids_PK = ids_PK & np.iinfo(np.uint16).max
+    # Ids below 2^24 are exact in float32.
+    return torch.cat([read(keep.name).float(), read(f"{keep.name}.rest"), ids_PK.float()], dim=-1)
