@@ -12,7 +12,9 @@ new order every round, and ratios are taken within a round:
 - floors: forward, backward and AdamW of the student alone, without teacher and terms, on our
   batches, in fp32 and in the precision of `auto`; and `kd` and the relation methods against it.
 
-A round's time of a contender is that of its steps after the first. TextBrewer asks the model for
+A round's time of a contender is that of its steps after the first: processor time of this process,
+which neighbours on a shared machine disturb less than the clock's (with one thread, both are the
+same on a quiet machine; with several, it is the sum of theirs). TextBrewer asks the model for
 its attention maps (`output_attentions`), which forces the eager kernel.
 """
 
@@ -67,7 +69,7 @@ class Stopwatch(Null):
 
     def advance(self, task: str, done: int, total: int, **fields: object) -> None:  # noqa: ARG002
         """Take the time."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
 
 @dataclass
@@ -148,7 +150,7 @@ def theirs(lab: Lab, batches: Sequence[Batch]) -> float:
         distiller.train(
             optimizer, _Stamped(ready, starts), num_epochs=1, max_grad_norm=1.0, callback=None
         )
-    return BATCH * (len(batches) - 1) / (time.perf_counter() - starts[1])
+    return BATCH * (len(batches) - 1) / (time.process_time() - starts[1])
 
 
 def floor(lab: Lab, *, bf16: bool) -> float:
@@ -158,13 +160,13 @@ def floor(lab: Lab, *, bf16: bool) -> float:
     started = 0.0
     for i, batch in enumerate(lab.bucketed()):
         if i == 1:
-            started = time.perf_counter()
+            started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = student(**batch.inputs).logits
         torch.nn.functional.cross_entropy(logits.float(), batch.labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return BATCH * (lab.steps - 1) / (time.perf_counter() - started)
+    return BATCH * (lab.steps - 1) / (time.process_time() - started)
 
 
 class _Stamped:
@@ -178,7 +180,7 @@ class _Stamped:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self.batches:
-            self.starts.append(time.perf_counter())
+            self.starts.append(time.process_time())
             yield batch
 
 

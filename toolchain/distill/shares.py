@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from toolchain.distill.tables import gathered
+
 __all__ = ["gradient_shares", "warning"]
 
 _DROWNS, _STARVES = 0.99, 0.001
@@ -25,7 +27,8 @@ def gradient_shares(
         if not value.requires_grad:
             continue
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        squares = [g.double().square().sum() for g in gradients if g is not None]
+        found = [gathered(g).values() if g.is_sparse else g for g in gradients if g is not None]
+        squares = [g.double().square().sum() for g in found]
         if squares:
             norms[name] = float(torch.stack(squares).sum().sqrt())
     total = sum(norms.values())

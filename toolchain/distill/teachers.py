@@ -65,8 +65,7 @@ class OnlineTeacher:
         torch.nn.Module.to(teacher.model, device)
         self.spec, self.rows = teacher.spec, teacher.rows
         self._model = teacher.model.eval().requires_grad_(False)
-        if bf16:
-            _cast_once(self._model)
+        self._before = _cast_once(self._model) if bf16 else {}
         self._recorder = Recorder(self._model, teacher.family, teacher.spec, requests)
         self._recorder.__enter__()
         self._device = device
@@ -81,17 +80,23 @@ class OnlineTeacher:
         return self._recorder.take(rows.rows(logits), rows.rows)
 
     def close(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks and give the model back as it came."""
+        for parameter, values in self._before.items():
+            parameter.data = values
         self._recorder.__exit__(None, None, None)
 
 
-def _cast_once(model: torch.nn.Module) -> None:
+def _cast_once(model: torch.nn.Module) -> dict[torch.nn.Parameter, Tensor]:
     """Keep the matrices of linear layers in bf16, as autocast would cast them in every pass.
 
-    The results are the same to the bit; a matrix that is also a table of embeddings stays as it is.
+    Returns what they were. The results are the same to the bit; a matrix that is also a table of
+    embeddings stays as it is.
     """
+    before = {}
     tables = {m.weight.data_ptr() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | Conv1D) and module.weight.data_ptr() not in tables:
             for parameter in module.parameters(recurse=False):
+                before[parameter] = parameter.data
                 parameter.data = parameter.data.bfloat16()
+    return before

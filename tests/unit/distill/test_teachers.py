@@ -32,6 +32,7 @@ def test_casting_once_says_what_casting_in_every_pass_says(make) -> None:
     torch.manual_seed(0)
     model, family, task = make()
     model.eval()
+    before = {name: values.clone() for name, values in model.named_parameters()}
     found = families.get(family)
     spec = found.spec(model.config.to_dict(), task=task, num_labels=2)
     ids = torch.randint(5, 40, (3, 7))
@@ -46,11 +47,12 @@ def test_casting_once_says_what_casting_in_every_pass_says(make) -> None:
         bf16=True,
     )
     logits = teacher.captures(batch, {}).tensor(Request("logits"))
-    teacher.close()
     assert torch.equal(logits, expected.reshape(logits.shape))
     assert any(p.dtype == torch.bfloat16 for p in model.parameters())
     table = model.get_input_embeddings().weight  # type: ignore[operator]
     assert table.dtype == torch.float32
+    teacher.close()
+    assert all(torch.equal(now, before[name]) for name, now in model.named_parameters())
 
 
 @pytest.mark.parametrize("size", [0.01, 10.0])
