@@ -12,18 +12,21 @@ new order every round, and ratios are taken within a round:
 - floors: forward, backward and AdamW of the student alone, without teacher and terms, on our
   batches, in fp32 and in the precision of `auto`; and `kd` and the relation methods against it.
 
-A round's time of a contender is that of its steps after the first. TextBrewer asks the model for
+A round's time of a contender is that of its steps after the first: processor time of this process,
+which neighbours on a shared machine disturb less than the clock's (with one thread, both are the
+same on a quiet machine; with several, it is the sum of theirs). TextBrewer asks the model for
 its attention maps (`output_attentions`), which forces the eager kernel.
 """
 
 import argparse
+import copy
 import itertools
 import json
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,7 @@ class Stopwatch(Null):
 
     def advance(self, task: str, done: int, total: int, **fields: object) -> None:  # noqa: ARG002
         """Take the time."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
 
 @dataclass
@@ -110,9 +113,11 @@ def ours(lab: Lab, terms: Sequence[BoundTerm], *, bf16: bool) -> float:
         checkpoint_seconds=1e9,
     )  # fmt: skip
     watch = Stopwatch()
+    # A teacher that is read in bf16 is not given back in fp32.
+    teacher = replace(lab.teacher, model=copy.deepcopy(lab.teacher.model))
     with tempfile.TemporaryDirectory() as work:
         train(
-            lab.student(0), [lab.teacher], tuple(terms), PLAIN, lab.rows, lab.rows, run,
+            lab.student(0), [teacher], tuple(terms), PLAIN, lab.rows, lab.rows, run,
             Path(work), watch,
         )  # fmt: skip
     return BATCH * (lab.steps - 1) / (watch.ends[-1] - watch.ends[0])
@@ -148,7 +153,7 @@ def theirs(lab: Lab, batches: Sequence[Batch]) -> float:
         distiller.train(
             optimizer, _Stamped(ready, starts), num_epochs=1, max_grad_norm=1.0, callback=None
         )
-    return BATCH * (len(batches) - 1) / (time.perf_counter() - starts[1])
+    return BATCH * (len(batches) - 1) / (time.process_time() - starts[1])
 
 
 def floor(lab: Lab, *, bf16: bool) -> float:
@@ -158,13 +163,13 @@ def floor(lab: Lab, *, bf16: bool) -> float:
     started = 0.0
     for i, batch in enumerate(lab.bucketed()):
         if i == 1:
-            started = time.perf_counter()
+            started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = student(**batch.inputs).logits
         torch.nn.functional.cross_entropy(logits.float(), batch.labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return BATCH * (lab.steps - 1) / (time.perf_counter() - started)
+    return BATCH * (lab.steps - 1) / (time.process_time() - started)
 
 
 class _Stamped:
@@ -178,7 +183,7 @@ class _Stamped:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self.batches:
-            self.starts.append(time.perf_counter())
+            self.starts.append(time.process_time())
             yield batch
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from toolchain.distill.tables import TableAdamW, gathered
+
 __all__ = ["clip", "optimizer_of"]
 
 
@@ -28,16 +30,22 @@ def optimizer_of(
             chosen = [p for p in found if (p.ndim < 2) == few]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "surgery": surgery})
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return TableAdamW(groups, lr=lr, fused=True)
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: float) -> None:
     """Shorten the gradient of all parameters together to `norm`, where it is longer.
 
-    As torch's clip_grad_norm_, but a gradient that is short enough is not written again: with a
-    table of embeddings that is most of what clipping costs.
+    As torch's clip_grad_norm_, but a gradient that is short enough is not written again, and of a
+    table that has a gradient of rows only these are read.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = gathered(parameter.grad)
+            gradients.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
     total = nn.utils.get_total_norm(gradients)
     if bool(total > norm):
-        nn.utils.clip_grads_with_norm_(parameters, norm, total)
+        torch._foreach_mul_(gradients, norm / (total + 1e-6))

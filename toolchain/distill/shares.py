@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from toolchain.distill.tables import gathered
+
 __all__ = ["gradient_shares", "warning"]
 
 _DROWNS, _STARVES = 0.99, 0.001
@@ -25,9 +27,10 @@ def gradient_shares(
         if not value.requires_grad:
             continue
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        own = [torch.linalg.vector_norm(g).double() for g in gradients if g is not None]
+        found = [gathered(g).values() if g.is_sparse else g for g in gradients if g is not None]
+        own = [torch.linalg.vector_norm(g).double() for g in found]
         # Or the next term's gradients would stand beside these.
-        del gradients
+        del gradients, found
         if own:
             norms[name] = float(torch.linalg.vector_norm(torch.stack(own)))
     total = sum(norms.values())

@@ -11,7 +11,7 @@ global batch.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
 from toolchain.distill.stopping import stop_between_steps
 from toolchain.distill.surgery import Operation, Surgery
+from toolchain.distill.tables import row_gradients
 from toolchain.distill.teachers import Readable, Teacher, TrainingModel
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import StepError
@@ -189,7 +190,10 @@ class _Loop:
             self.state = found
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
-        with self.recorder, stop_between_steps() as stopping:
+        # Other ranks' rows are others, and a GPU clears a table in no time.
+        alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
+        rows_only = row_gradients(self.student.model) if alone else nullcontext()
+        with rows_only, self.recorder, stop_between_steps() as stopping:
             if not found:
                 self._judged()
             self.model.train()

@@ -474,7 +474,11 @@ def test_pairs_of_spans_agree_with_their_twin(mask: Tensor) -> None:
     assert value == pytest.approx(total / count, rel=1e-10)
 
 
-def test_guided_triples_agree_with_their_twin_and_follow_the_teacher(mask: Tensor) -> None:
+@pytest.mark.parametrize("close", [0, 2])
+def test_guided_triples_agree_with_their_twin_and_follow_the_teacher(
+    close: int, mask: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolchain.distill.objectives.angles._CLOSE", close)
     case = case_named("token-triple")
     student, teacher = case.sides()
     context = around(mask)
@@ -523,14 +527,17 @@ def test_pieces_give_the_same_value_and_gradient(
     # So few that they are chosen among all.
     few = objectives.GuidedAngles(vertices=2, partners=2)
     case, found = dataclasses.replace(case_named(name), objective=few), []
-    for piece in (1 << 21, 1):
+    # Gathered at once, gathered in pieces, not gathered at all.
+    for piece, close in ((1 << 21, 0), (1, 0), (1, N)):
         monkeypatch.setattr("toolchain.distill.objectives.angles._PIECE", piece)
+        monkeypatch.setattr("toolchain.distill.objectives.angles._CLOSE", close)
         student, teacher = case.sides()
         student.requires_grad_(True)
         value = case.value(student, teacher, around(mask))
         value.backward()
         found.append((value.detach(), student.grad))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-14)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-14)
 
 
 def test_mgskd_relates_tokens_below_and_sequences_above() -> None:

@@ -32,6 +32,8 @@ __all__ = ["GuidedAngles", "LayerAngles", "SampleAngles", "WindowAngles"]
 Distance = Literal["squared", "huber"]
 # Numbers in one tensor of a piece, where vectors are gathered for every vertex.
 _PIECE = 1 << 21
+# How many times as many places as partners may be visited.
+_CLOSE = 2
 
 
 def _split(values: "Tensor", axes: int) -> "Tensor":
@@ -218,6 +220,8 @@ class GuidedAngles(_Angles):
         places = -(-tokens // SPAN) if student.positions == "span" else tokens
         if self._is_all(places):
             return of_all(student, teacher, batch, places)
+        if self._is_close(places):
+            return of_some(student, teacher, batch, places, self.vertices)
         vertices, partners = min(self.vertices, places), min(self.partners, places)
         return of_chosen(student, teacher, batch * vertices, partners, batch * places)
 
@@ -237,8 +241,18 @@ class GuidedAngles(_Angles):
         if self._is_all(N):
             values_BR = triples.at_all(s, t, pairs_BNN.permute(2, 1, 0), self.distance)
             counted_BR = pairs_BNN.sum(-1) > 1
+        elif self._is_close(N):
+            vertex_BV, partners = self._chosen(around, pairs_BNN)
+            valid_BVN = torch.zeros_like(pairs_BNN[:, : vertex_BV.shape[1]])
+            valid_BVN.scatter_(2, partners.indices, partners.values >= 0)
+            values_BR = triples.at_some(s, t, vertex_BV, valid_BVN.permute(2, 1, 0), self.distance)
+            counted_BR = valid_BVN.sum(-1) > 1
         else:
-            vertex_R, others_RK, valid_RK = self._chosen(around, pairs_BNN)
+            vertex_BV, partners = self._chosen(around, pairs_BNN)
+            first_B1 = torch.arange(len(s), device=s.device)[:, None] * N
+            vertex_R = (first_B1 + vertex_BV).flatten()
+            others_RK = (first_B1[:, :, None] + partners.indices).flatten(0, 1)
+            valid_RK = (partners.values >= 0).flatten(0, 1)
             flat = s.flatten(0, 1), t.flatten(0, 1)
             values = triples.at_chosen(*flat, vertex_R, others_RK, valid_RK, self.distance)
             counted_BR = (valid_RK.sum(-1) > 1).view(len(s), -1)
@@ -249,21 +263,21 @@ class GuidedAngles(_Angles):
         """Whether there is nothing to choose."""
         return places <= min(self.vertices, self.partners)
 
-    def _chosen(self, around: Context, pairs_BNN: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
-        """Return vertices (R,), their partners (R, K) and which of these count (R, K)."""
+    def _is_close(self, places: int) -> bool:
+        """Whether leaving pairs out is cheaper than gathering those that count (measured)."""
+        return places <= _CLOSE * min(self.vertices, self.partners)
+
+    def _chosen(
+        self, around: Context, pairs_BNN: "Tensor"
+    ) -> "tuple[Tensor, torch.return_types.topk]":
+        """Return vertices (B, V) and their partners (B, V, K); values below 0 do not count."""
         assert around.guide is not None
-        B, N = around.mask_BN.shape
+        N = around.mask_BN.shape[1]
         given_BNN = around.guide.mean(1).masked_fill(~pairs_BNN, -1.0)
         received_BN = given_BNN.clamp(min=0).sum(1).masked_fill(~around.mask_BN.bool(), -1.0)
-        vertex_BR = received_BN.topk(min(self.vertices, N)).indices
-        rows = vertex_BR[:, :, None].expand(-1, -1, N)
-        partners = given_BNN.gather(1, rows).topk(min(self.partners, N))
-        first = torch.arange(B, device=vertex_BR.device)[:, None] * N
-        return (
-            (first + vertex_BR).flatten(),
-            (first[:, :, None] + partners.indices).flatten(0, 1),
-            (partners.values >= 0).flatten(0, 1),
-        )
+        vertex_BV = received_BN.topk(min(self.vertices, N)).indices
+        rows = vertex_BV[:, :, None].expand(-1, -1, N)
+        return vertex_BV, given_BNN.gather(1, rows).topk(min(self.partners, N))
 
 
 def piece_of(others: int, width: int) -> int:
@@ -277,6 +291,14 @@ def of_all(student: Shape, teacher: Shape, groups: int, places: int) -> Footprin
     vectors, others = (4 * groups * places * heads * (x.features or 1) for x in (student, teacher))
     pairs = 4 * groups * places**2 * heads
     return Footprint(vectors + 8 * pairs, 2 * others + 7 * pairs)
+
+
+def of_some(student: Shape, teacher: Shape, groups: int, places: int, vertices: int) -> Footprint:
+    """Return the bytes of `triples.at_some`, for so many vertices of every group."""
+    heads = student.split or 1
+    vectors, others = (4 * groups * places * heads * (x.features or 1) for x in (student, teacher))
+    squares, pairs = (4 * groups * places * heads * n for n in (places, vertices))
+    return Footprint(vectors + 2 * squares + 6 * pairs, 2 * others + squares + 6 * pairs)
 
 
 def of_near(student: Shape, teacher: Shape, batch: int, tokens: int, window: int) -> Footprint:

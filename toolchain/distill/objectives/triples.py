@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from toolchain.distill.objectives.angles import Distance, piece_of
 
-__all__ = ["at_all", "at_chosen", "at_near"]
+__all__ = ["at_all", "at_chosen", "at_near", "at_some"]
 
 Rows = Callable[[Tensor, int], Tensor]
 
@@ -61,6 +61,20 @@ def at_all(
     else:
         count = _pairs_of(valid_PPG.sum(0))
     return (2 * sums.view(P, G, H).mean(-1) / count).T
+
+
+def at_some(
+    student: Tensor, teacher: Tensor, vertex_GV: Tensor, valid_PVG: Tensor, distance: Distance
+) -> Tensor:
+    """Return per vertex (G, V) the mean distance over pairs of others; vectors (G, P, H, W).
+
+    `valid_PVG` says which place of the group counts at which vertex. Costs P^2 pairs a vertex,
+    valid or not, but nothing is gathered: for a few times as many places as others.
+    """
+    G, H = student.shape[0], student.shape[2]
+    sides = [_some_places(x, vertex_GV, valid_PVG) for x in (student, teacher)]
+    sums = _summed(_upper, distance, *sides)
+    return (2 * sums.view(-1, G, H).mean(-1) / _pairs_of(valid_PVG.sum(0))).T
 
 
 def at_near(
@@ -117,6 +131,20 @@ def _all_places(x_GPHW: Tensor, valid_PPG: Tensor | None) -> _Side:
     own_PS = pairs_PPS.diagonal(dim1=0, dim2=1).T
     valid = None if valid_PPG is None else valid_PPG.repeat_interleave(H, -1)
     return _side(pairs_PPS, pairs_PPS, own_PS[:, None], own_PS[None], valid)
+
+
+def _some_places(x_GPHW: Tensor, vertex_GV: Tensor, valid_PVG: Tensor) -> _Side:
+    G, P, H, W = x_GPHW.shape
+    counted = valid_PVG.any(1).T.scatter(1, vertex_GV, True)
+    x_SPW = _centred(x_GPHW, counted).transpose(1, 2).reshape(G * H, P, W)
+    pairs_PPS = (x_SPW @ x_SPW.transpose(1, 2)).permute(1, 2, 0).contiguous()
+    own_PS = pairs_PPS.diagonal(dim1=0, dim2=1).T
+    vertex_VS = vertex_GV.T.repeat_interleave(H, -1)
+    at_vertex = vertex_VS[:, None].expand(-1, P, -1)
+    from_vertex = pairs_PPS.gather(0, at_vertex).transpose(0, 1)
+    own_VS = own_PS.gather(0, vertex_VS)
+    valid = valid_PVG.repeat_interleave(H, -1)
+    return _side(pairs_PPS, from_vertex, own_PS[:, None], own_VS[None], valid)
 
 
 def _near_places(x_BNHW: Tensor, real_BN: Tensor, valid_KBN: Tensor) -> _Side:
