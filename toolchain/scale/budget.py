@@ -203,7 +203,7 @@ def budget_of(job: Job, placed: Placed, hardware: Hardware) -> Budget:
         hardware=hardware,
         shares=shares,
         before=_before(job, hardware, kernels),
-        disk_per_token=kept_per_token(job.terms, job.teachers),
+        disk_per_token=kept_per_token(job.terms, job.teachers, job.tokens),
     )
 
 

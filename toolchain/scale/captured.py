@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from toolchain.distill.extract import Extract, Request
+from toolchain.distill.records import PLAIN
 from toolchain.distill.term import BoundTerm
 from toolchain.distill.transforms import Project
 from toolchain.scale.activations import Kernels
-from toolchain.spec import LANGUAGE, ModelSpec
+from toolchain.scale.knowledge import TOP_K, Lengths, keeps_of, wanted_of
+from toolchain.spec import LANGUAGE, SEQUENCE, ModelSpec
 
 __all__ = ["captured_bytes", "head_bytes", "kept_per_token", "learned_params"]
 
@@ -96,18 +98,13 @@ def learned_params(terms: Iterable[BoundTerm]) -> int:
     return sum(found.values())
 
 
-def kept_per_token(terms: Sequence[BoundTerm], teachers: Sequence[ModelSpec]) -> int:
-    """Return the bytes per token of a teacher's knowledge written to disk, in bf16.
-
-    Logits of a vocabulary are kept as the 64 likeliest tokens with their number and value and the
-    mass of the rest.
-    """
+def kept_per_token(terms: Sequence[BoundTerm], teachers: Sequence[ModelSpec], tokens: int) -> int:
+    """Return the bytes per token of a cache of the teachers, for rows of so many tokens."""
     total = 0
     for index, spec in enumerate(teachers):
-        own = [bound for bound in terms if bound.teacher == index]
-        for request in _asked(own, "teacher"):
-            if request.kind == "logits" and spec.task in LANGUAGE:
-                total += 64 * (4 + 2) + 2
-            else:
-                total += 2 * max(1, _elements(request, spec, 1, 1024) // 1024)
-    return total
+        reads = any(b.teacher == index and b.requests("teacher") for b in terms)
+        wanted = wanted_of(terms, PLAIN, index, spec.task, reads=reads)
+        answers = 1 if spec.task in SEQUENCE else tokens
+        row = Lengths(rows=1, tokens=tokens, pairs=tokens**2, answers=answers)
+        total += row.bytes(keeps_of(wanted, spec, row, precision="bf16", top_k=TOP_K))
+    return -(-total // tokens)

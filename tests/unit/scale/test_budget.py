@@ -95,8 +95,8 @@ def test_a_cached_teacher_takes_disk_and_no_memory() -> None:
     cached = budget_of(job(), Placed(teacher="cached"), gpus(1, 1e12))
     whole = budget_of(job(), Placed(), gpus(1, 1e12))
     assert share(cached, "teacher weights") == 0
-    # 64 of the vocabulary with number and value, and the rest's mass.
-    assert cached.disk_per_token == 386
+    # 64 of the vocabulary with number and value, and the rest's mass at two temperatures.
+    assert cached.disk_per_token == 64 * (2 + 2) + 2 * 4
     assert whole.disk_per_token == 0
     assert cached.before > 0
     assert cached.rank_at("loss") < whole.rank_at("loss")
