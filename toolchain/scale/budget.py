@@ -287,12 +287,14 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     for i in range(min(cut, 3)):
         by[2 - i] = N
     live = _live(job.student, e) if cut >= 3 else 0
-    on_rank = [weights // by[0] + live, gradients // by[1], optimiser // by[2]]
+    # Gradients of what is gathered are whole until they are reduced.
+    on_rank = [weights // by[0] + live, gradients // by[1] + live, optimiser // by[2]]
     said = [
         f"{size} P_s" + (f" / {n}" if n > 1 else "") for size, n in zip((e, e, o), by, strict=True)
     ]
     if live:
         said[0] += " + two blocks or the largest table"
+        said[1] += " + of the same"
     found = []
     if cut == 4:
         held = weights + gradients + optimiser
@@ -304,7 +306,7 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
                 formula=f"{2 * e + o} P_s over all ranks",
             )
         )
-        on_rank, said = [live, 0, 0], ["two blocks or the largest table", "in host memory", ""]
+        on_rank, said = [live, live, 0], ["two blocks or the largest table", "of the same", ""]
     # All terms' gradients are compared now and then, while the graph is still there.
     read = on_rank[1] if whole and len(job.terms) > 1 else 0
     learned = learned_params(job.terms)
