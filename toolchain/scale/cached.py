@@ -6,6 +6,7 @@ is not in the cache cannot be mistaken for one that is.
 Shape letters: B batch, N tokens, D width, H heads, P rows of logits, K kept outcomes.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,12 @@ from toolchain.spec import LANGUAGE, ModelSpec
 
 __all__ = ["CachedModel", "CachedTeacher", "check_holds", "read_decoder"]
 
-Place = tuple[ShardFile, int]
+Place = tuple[Path, int]
+Found = tuple[ShardFile, int]
+"""A row of a shard, which lies somewhere or is open."""
+
+# Every open file is mapped, and a process may not have many.
+_OPEN = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,8 @@ def index_of(folder: CacheFolder, *, check: bool) -> dict[bytes, Place]:
     for shard in folder.shards():
         if check:
             folder.check(shard)
-        file = ShardFile(folder.path(shard))
-        places |= {key: (file, number) for number, key in enumerate(file.keys)}
+        path = folder.path(shard)
+        places |= {key: (path, number) for number, key in enumerate(ShardFile(path).keys)}
     return places
 
 
@@ -92,6 +98,7 @@ class CachedTeacher:
         self._root, self._device = folder.root, device
         self._keeps = tuple(k for k in folder.identity().keeps if _serves(k, requests))
         self._places = index_of(folder, check=True)
+        self._opened = functools.lru_cache(_OPEN)(ShardFile)
         self._decoder = read_decoder(folder.root)
 
     def captures(self, batch: Batch, patches: Patches) -> Captures:
@@ -123,8 +130,9 @@ class CachedTeacher:
     def close(self) -> None:
         """Let go of the shards."""
         self._places.clear()
+        self._opened.cache_clear()
 
-    def _found(self, batch: Batch) -> list[Place]:
+    def _found(self, batch: Batch) -> list[Found]:
         lengths = batch.mask_BN.sum(-1).tolist()
         inputs = {name: tensor.cpu().numpy() for name, tensor in batch.inputs.items()}
         by_token = self.spec.task == "tag" or self.spec.task in LANGUAGE
@@ -139,12 +147,13 @@ class CachedTeacher:
                     f"cache {self._root}: it holds nothing of row {batch.rows[b]}",
                     "run toolchain cache again on these data",
                 )
-            found.append(place)
+            path, row = place
+            found.append((self._opened(path), row))
         return found
 
-    def _attention(self, places: Sequence[Place], normed: Mapping[Request, Tensor]) -> Attention:
-        longest, row = max(places, key=lambda place: place[0].lengths[place[1]])
-        tables, n = longest.tables(), longest.lengths[row]
+    def _attention(self, places: Sequence[Found], normed: Mapping[Request, Tensor]) -> Attention:
+        longest, row = max(places, key=lambda place: place[0].length(place[1]))
+        tables, n = longest.tables(), longest.length(row)
         rotary = None
         if "cos" in tables:
             cos, sin = (tables[name][None, :n].to(self._device) for name in ("cos", "sin"))
@@ -180,7 +189,7 @@ def _serves(keep: Keep, requests: frozenset[Request]) -> bool:
             return Request(kind, layer) in requests
 
 
-def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
+def _gathered(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return one tensor of a batch, padded with zeros."""
     if keep.kind == "largest":
         return _largest(keep, places)
@@ -191,7 +200,7 @@ def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
         parts = [part * scale[:, None] for part, scale in zip(parts, scales, strict=True)]
     if keep.unit in ("row", "answer"):
         return torch.cat(parts)
-    lengths = [file.lengths[row] for file, row in places]
+    lengths = [file.length(row) for file, row in places]
     longest = max(lengths)
     if keep.unit == "token":
         padded = parts[0].new_zeros(len(parts), longest, keep.width)
@@ -205,7 +214,7 @@ def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
     return padded.float()
 
 
-def _largest(keep: Keep, places: Sequence[Place]) -> Tensor:
+def _largest(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return log-probabilities, log-masses of the rest, and ids side by side, (P, K + T + K)."""
 
     def read(name: str) -> Tensor:

@@ -29,8 +29,8 @@ __all__ = ["SHARD_BYTES", "Source", "fill", "lengths_of", "missing_rows", "onlin
 Source = Callable[[Iterable[Batch]], Iterator[Captures]]
 """Gives the captures of batches, in their order."""
 
-SHARD_BYTES = 16 << 20
-"""About the size of a shard: what a kill may cost, and what is held in memory meanwhile."""
+SHARD_BYTES, SHARD_ROWS = 32 << 20, 4096
+"""A shard is finished at either: what a kill may cost, and what is held in memory meanwhile."""
 
 
 def online(teacher: Readable, requests: frozenset[Request], *, bf16: bool) -> Source:
@@ -104,10 +104,11 @@ def fill(
             answers[list(chosen)].tolist(),
         )
         done += len(chosen)
-        if packed.bytes >= SHARD_BYTES or done == len(numbers):
+        full = packed.bytes >= SHARD_BYTES or packed.rows >= SHARD_ROWS
+        if full or done == len(numbers):
             folder.add(packed.written(), rows=packed.rows, tokens=packed.tokens)
             packed = Packed(keeps)
-            progress.advance("cache", done, len(numbers))
+        progress.advance("cache", done, len(numbers))
 
 
 def _keep_decoder(folder: CacheFolder, decoder: Decoder | None) -> None:

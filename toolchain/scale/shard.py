@@ -42,6 +42,7 @@ _DTYPES = {
 }
 _STORED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _TABLES = ("cos", "sin", "bias")
+_COUNTS = ("tokens", "answers")
 # Log-probabilities of a vocabulary that are alive together, in values: 2^24 of fp32 are 64 MiB.
 _PIECE = 1 << 24
 
@@ -213,13 +214,13 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._tensors = _mapped(path)
-        self.lengths = self._tensors["tokens"].tolist()
-        tokens = self._tensors["tokens"].long()
-        self._ends: dict[Unit, list[int]] = {
-            "row": list(range(len(self.lengths) + 1)),
-            "token": [0, *tokens.cumsum(0).tolist()],
-            "answer": [0, *self._tensors["answers"].long().cumsum(0).tolist()],
-            "pair": [0, *(tokens * tokens).cumsum(0).tolist()],
+        tokens, answers = (self._tensors[name].numpy().astype(np.int64) for name in _COUNTS)
+        self._lengths = tokens
+        self._ends: dict[Unit, Ids] = {
+            "row": np.arange(len(tokens) + 1),
+            "token": _ends(tokens),
+            "answer": _ends(answers),
+            "pair": _ends(tokens**2),
         }
 
     @property
@@ -227,6 +228,10 @@ class ShardFile:
         """The names of its rows, in order."""
         raw = self._tensors["keys"].numpy().tobytes()
         return [raw[i : i + _KEY_BYTES] for i in range(0, len(raw), _KEY_BYTES)]
+
+    def length(self, row: int) -> int:
+        """Return the tokens of a row."""
+        return int(self._lengths[row])
 
     def part(self, name: str, unit: Unit, row: int, width: int = 1) -> Tensor:
         """Return one row of a tensor, as it is stored; `width` is that of flat ones."""
@@ -236,6 +241,10 @@ class ShardFile:
     def tables(self) -> dict[str, Tensor]:
         """Return what positions add to scores, for rows no longer than the longest here."""
         return {name: self._tensors[name] for name in _TABLES if name in self._tensors}
+
+
+def _ends(counts: Ids) -> Ids:
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:
