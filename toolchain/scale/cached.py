@@ -7,11 +7,13 @@ Shape letters: B batch, N tokens, D width, H heads, P rows of logits, K kept out
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,13 +23,20 @@ from toolchain.distill.capture import Attention, Captures
 from toolchain.distill.context import Decoder
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
-from toolchain.errors import StepError, UsageError
+from toolchain.errors import IntegrityError, StepError, UsageError
 from toolchain.scale.knowledge import Keep
 from toolchain.scale.ledger import CacheFolder
 from toolchain.scale.shard import ShardFile, key_of, keys_of
 from toolchain.spec import LANGUAGE, ModelSpec
 
-__all__ = ["CachedModel", "CachedTeacher", "check_holds", "read_decoder"]
+__all__ = [
+    "CachedModel",
+    "CachedTeacher",
+    "check_holds",
+    "decoder_name",
+    "index_of",
+    "read_decoder",
+]
 
 Place = tuple[Path, int]
 Found = tuple[ShardFile, int]
@@ -162,14 +171,26 @@ class CachedTeacher:
         return Attention(normed=normed, rotary=rotary, bias_NNH=bias)
 
 
-def read_decoder(root: Path) -> Decoder | None:
-    """Return the last layer of the teacher's head, which is there where its states are kept."""
-    path = root / "decoder.safetensors"
-    if not path.is_file():
-        return None
-    from safetensors.torch import load_file
+def decoder_name(data: bytes) -> str:
+    """Return what the file of the last layer is called: by its digest."""
+    return f"decoder-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
 
-    tensors = load_file(path)
+
+def read_decoder(root: Path) -> Decoder | None:
+    """Return the last layer of the teacher's head, which is there where its states are kept.
+
+    Raises IntegrityError for a damaged file.
+    """
+    path = next(iter(sorted(root.glob("decoder-*.safetensors"))), None)
+    if path is None:
+        return None
+    data = path.read_bytes()
+    if decoder_name(data) != path.name:
+        raise IntegrityError(
+            f"{path}: not the file whose digest it is named by",
+            "remove the folder and make the cache anew",
+        )
+    tensors = safetensors.torch.load(data)
     return Decoder(tensors["weight"], tensors.get("bias"))
 
 

@@ -100,20 +100,30 @@ class CacheFolder:
         return (self.root / _IDENTITY).is_file()
 
     def identity(self) -> Identity:
-        """Return what it is of. Raises UsageError for a folder without a cache."""
+        """Return what it is of.
+
+        Raises UsageError for a folder without a cache, IntegrityError for a damaged manifest.
+        """
         path = self.root / _IDENTITY
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 raise UsageError(f"{path}: written by another version", "make the cache anew")
+            recorded = content.pop("digest")
             keeps = tuple(Keep.of_json(value) for value in content.pop("keeps"))
-            return Identity(**{**content, "keeps": keeps})
+            identity = Identity(**{**content, "keeps": keeps})
         except FileNotFoundError:
             raise UsageError(
                 f"{self.root}: no {_IDENTITY}, so no cache", "make one with toolchain cache"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not the manifest of a cache: {error}") from None
+        if identity.digest != recorded:
+            raise IntegrityError(
+                f"{path}: digest {identity.digest[:12]} is not the recorded {recorded[:12]}",
+                "remove the folder and make the cache anew",
+            )
+        return identity
 
     def shards(self) -> list[Shard]:
         """Return the finished shards in order. Raises IntegrityError for a ledger of nonsense."""
@@ -177,7 +187,8 @@ class CacheFolder:
             if self.exists:
                 self.require(identity)
             else:
-                text = json.dumps(identity.as_json(), indent=2, sort_keys=True) + "\n"
+                content = {**identity.as_json(), "digest": identity.digest}
+                text = json.dumps(content, indent=2, sort_keys=True) + "\n"
                 write_atomic(self.root / _IDENTITY, text)
             yield self
 

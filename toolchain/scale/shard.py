@@ -159,18 +159,19 @@ def _first_positions(table: Tensor, count: int, name: str) -> Tensor:
 def _laid_out(keep: Keep, captures: Captures, tokens: Sequence[int]) -> dict[str, Tensor]:
     """Return the flat tensors of one batch, by their names in the file."""
     if keep.kind == "largest":
-        return _largest(captures.tensor(Request("logits")).cpu(), keep)
-    values = _read(keep, captures).detach().cpu()
+        return _largest(captures.kept(Request("logits")), keep)
+    values = _read(keep, captures).detach()
     if keep.unit == "pair":
         rows = [values[b, :, :n, :n].reshape(-1) for b, n in enumerate(tokens)]
-        return {keep.name: torch.cat(rows).to(_STORED[keep.precision])}
+        return {keep.name: torch.cat(rows).to(_STORED[keep.precision]).cpu()}
     if keep.unit == "token":
         values = torch.cat([values[b, :n].reshape(n, -1) for b, n in enumerate(tokens)])
     if keep.precision != "int8":
-        return {keep.name: values.to(_STORED[keep.precision])}
+        return {keep.name: values.to(_STORED[keep.precision]).cpu()}
+    values = values.float()
     scale = values.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     whole = (values / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return {keep.name: whole, f"{keep.name}.scale": scale}
+    return {keep.name: whole.cpu(), f"{keep.name}.scale": scale.cpu()}
 
 
 def _read(keep: Keep, captures: Captures) -> Tensor:
@@ -178,13 +179,13 @@ def _read(keep: Keep, captures: Captures) -> Tensor:
         case "scores":
             return captures.get(attn_scores, keep.layer)
         case "q_normed":
-            return captures.attention.normed[Request("q", keep.layer)].float()
+            return captures.attention.normed[Request("q", keep.layer)]
         case "k_normed":
-            return captures.attention.normed[Request("k", keep.layer)].float()
+            return captures.attention.normed[Request("k", keep.layer)]
         case "largest":
             raise AssertionError("taken apart before")
         case kind:
-            return captures.tensor(Request(kind, keep.layer))
+            return captures.kept(Request(kind, keep.layer))
 
 
 def _largest(logits_PC: Tensor, keep: Keep) -> dict[str, Tensor]:
@@ -194,9 +195,9 @@ def _largest(logits_PC: Tensor, keep: Keep) -> dict[str, Tensor]:
         logs_PC = rows_PC.float().log_softmax(-1)
         top_PK, ids_PK = logs_PC.topk(keep.width, dim=-1)
         others_PC = logs_PC.scatter(-1, ids_PK, float("-inf"))
-        rests.append(torch.stack([(others_PC / t).logsumexp(-1) for t in keep.taus], dim=-1))
-        values.append(top_PK.clamp(min=torch.finfo(torch.float16).min).half())
-        ids.append(ids_PK)
+        rests.append(torch.stack([(others_PC / t).logsumexp(-1) for t in keep.taus], dim=-1).cpu())
+        values.append(top_PK.clamp(min=torch.finfo(torch.float16).min).half().cpu())
+        ids.append(ids_PK.cpu())
     ids_PK = torch.cat(ids)
     if keep.narrow_ids:
         # Two bytes without a sign, which torch can hardly compute with.
