@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
 
-from tests.conftest import make_teacher
+from tests.conftest import make_teacher, sentences
+from tests.integration.test_two_tokenizers import write_student
 from tests.unit.scale.lab import small_task
 from toolchain.__main__ import main
 from toolchain.artifact import Artifact
+from toolchain.steps import training
 
 SHORT = ["--max-steps", "3", "train.batch_size=16", "train.precision=fp32", "threads=1"]
 
@@ -58,7 +62,7 @@ def test_a_student_distilled_from_disk_is_the_one_distilled_beside_its_teacher(
     assert do("distill", *ends, *SHORT, "-o", tmp_path / "online") == 0
     with monkeypatch.context() as patched:
         # No weights of a teacher are loaded: only the student's folder is.
-        loading = pytest.importorskip("toolchain.steps.training").load_model
+        loading = training.load_model
         asked = []
 
         def watched(folder: Path, *args: object, **more: object) -> object:
@@ -120,3 +124,40 @@ def test_a_damaged_shard_ends_with_4_and_what_is_missing_with_2(
     words = [*ends, "--data", task, "-o", cache, "placement.teacher=cached"]
     assert do("cache", *words) == 2
     assert "this command makes the cache" in capsys.readouterr().err
+
+
+def test_copies_and_raw_text_are_rows_like_any_other(
+    teacher_folder: Path,
+    student: Path,
+    task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    speller = make_teacher(tmp_path / "speller", head=False)
+    torch.manual_seed(0)
+    BertForMaskedLM(BertConfig.from_pretrained(speller)).save_pretrained(speller)
+    raw = tmp_path / "raw.txt"
+    raw.write_text("\n".join(text for text, _ in sentences(20, seed=9)) + "\n")
+    ends = ["--teacher", teacher_folder, "--student", student, "--data", task]
+    ends += ["--method", "tinybert", f"data.raw={raw}", "data.augment.copies=1"]
+    ends += [f"data.augment.model={speller}"]
+    capsys.readouterr()
+    assert do("cache", *ends, "-o", tmp_path / "cache", "--json", "threads=1") == 0
+    (made,) = json.loads(capsys.readouterr().out)["teachers"]
+    assert 48 + 20 < made["rows"] <= 2 * 48 + 20
+    read = ["--cache", tmp_path / "cache"]
+    assert do("distill", *ends, *SHORT, *read, "-o", tmp_path / "out") == 0
+    stages = Artifact.open(tmp_path / "out").facts["stages"]
+    assert [stage["stage"] for stage in stages] == ["general", "inter", "pred"]
+
+
+def test_a_teacher_with_tokens_of_its_own_is_read_in_these(
+    teacher_folder: Path, task: Path, tmp_path: Path
+) -> None:
+    ends = ["--teacher", teacher_folder, "--student", write_student(tmp_path / "student")]
+    ends += ["--data", task, "--method", "uld"]
+    assert do("cache", *ends, "-o", tmp_path / "cache", *SHORT[2:]) == 0
+    assert do("distill", *ends, *SHORT, "-o", tmp_path / "online") == 0
+    read = ["--cache", tmp_path / "cache"]
+    assert do("distill", *ends, *SHORT, *read, "-o", tmp_path / "offline") == 0
+    assert losses(tmp_path / "offline") == pytest.approx(losses(tmp_path / "online"), rel=1e-5)

@@ -85,6 +85,10 @@ class Captures:
             self._wide[request] = _widened(kept)
         return self._wide[request]
 
+    def kept(self, request: Request) -> Tensor:
+        """Return one kept tensor as the model gave it, in whatever it computes in."""
+        return self._tensors[request]
+
     def get(self, extract: Extract, layer: int) -> Tensor:
         """Return this knowledge of one layer; scores are float32 and computed once.
 

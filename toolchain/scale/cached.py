@@ -6,11 +6,14 @@ is not in the cache cannot be mistaken for one that is.
 Shape letters: B batch, N tokens, D width, H heads, P rows of logits, K kept outcomes.
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,15 +23,27 @@ from toolchain.distill.capture import Attention, Captures
 from toolchain.distill.context import Decoder
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
-from toolchain.errors import StepError, UsageError
+from toolchain.errors import IntegrityError, StepError, UsageError
 from toolchain.scale.knowledge import Keep
 from toolchain.scale.ledger import CacheFolder
 from toolchain.scale.shard import ShardFile, key_of, keys_of
 from toolchain.spec import LANGUAGE, ModelSpec
 
-__all__ = ["CachedModel", "CachedTeacher", "check_holds", "read_decoder"]
+__all__ = [
+    "CachedModel",
+    "CachedTeacher",
+    "check_holds",
+    "decoder_name",
+    "index_of",
+    "read_decoder",
+]
 
-Place = tuple[ShardFile, int]
+Place = tuple[Path, int]
+Found = tuple[ShardFile, int]
+"""A row of a shard, which lies somewhere or is open."""
+
+# Every open file is mapped, and a process may not have many.
+_OPEN = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +72,8 @@ def index_of(folder: CacheFolder, *, check: bool) -> dict[bytes, Place]:
     for shard in folder.shards():
         if check:
             folder.check(shard)
-        file = ShardFile(folder.path(shard))
-        places |= {key: (file, number) for number, key in enumerate(file.keys)}
+        path = folder.path(shard)
+        places |= {key: (path, number) for number, key in enumerate(ShardFile(path).keys)}
     return places
 
 
@@ -92,6 +107,7 @@ class CachedTeacher:
         self._root, self._device = folder.root, device
         self._keeps = tuple(k for k in folder.identity().keeps if _serves(k, requests))
         self._places = index_of(folder, check=True)
+        self._opened = functools.lru_cache(_OPEN)(ShardFile)
         self._decoder = read_decoder(folder.root)
 
     def captures(self, batch: Batch, patches: Patches) -> Captures:
@@ -123,8 +139,9 @@ class CachedTeacher:
     def close(self) -> None:
         """Let go of the shards."""
         self._places.clear()
+        self._opened.cache_clear()
 
-    def _found(self, batch: Batch) -> list[Place]:
+    def _found(self, batch: Batch) -> list[Found]:
         lengths = batch.mask_BN.sum(-1).tolist()
         inputs = {name: tensor.cpu().numpy() for name, tensor in batch.inputs.items()}
         by_token = self.spec.task == "tag" or self.spec.task in LANGUAGE
@@ -139,12 +156,13 @@ class CachedTeacher:
                     f"cache {self._root}: it holds nothing of row {batch.rows[b]}",
                     "run toolchain cache again on these data",
                 )
-            found.append(place)
+            path, row = place
+            found.append((self._opened(path), row))
         return found
 
-    def _attention(self, places: Sequence[Place], normed: Mapping[Request, Tensor]) -> Attention:
-        longest, row = max(places, key=lambda place: place[0].lengths[place[1]])
-        tables, n = longest.tables(), longest.lengths[row]
+    def _attention(self, places: Sequence[Found], normed: Mapping[Request, Tensor]) -> Attention:
+        longest, row = max(places, key=lambda place: place[0].length(place[1]))
+        tables, n = longest.tables(), longest.length(row)
         rotary = None
         if "cos" in tables:
             cos, sin = (tables[name][None, :n].to(self._device) for name in ("cos", "sin"))
@@ -153,14 +171,26 @@ class CachedTeacher:
         return Attention(normed=normed, rotary=rotary, bias_NNH=bias)
 
 
-def read_decoder(root: Path) -> Decoder | None:
-    """Return the last layer of the teacher's head, which is there where its states are kept."""
-    path = root / "decoder.safetensors"
-    if not path.is_file():
-        return None
-    from safetensors.torch import load_file
+def decoder_name(data: bytes) -> str:
+    """Return what the file of the last layer is called: by its digest."""
+    return f"decoder-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
 
-    tensors = load_file(path)
+
+def read_decoder(root: Path) -> Decoder | None:
+    """Return the last layer of the teacher's head, which is there where its states are kept.
+
+    Raises IntegrityError for a damaged file.
+    """
+    path = next(iter(sorted(root.glob("decoder-*.safetensors"))), None)
+    if path is None:
+        return None
+    data = path.read_bytes()
+    if decoder_name(data) != path.name:
+        raise IntegrityError(
+            f"{path}: not the file whose digest it is named by",
+            "remove the folder and make the cache anew",
+        )
+    tensors = safetensors.torch.load(data)
     return Decoder(tensors["weight"], tensors.get("bias"))
 
 
@@ -180,7 +210,7 @@ def _serves(keep: Keep, requests: frozenset[Request]) -> bool:
             return Request(kind, layer) in requests
 
 
-def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
+def _gathered(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return one tensor of a batch, padded with zeros."""
     if keep.kind == "largest":
         return _largest(keep, places)
@@ -191,7 +221,7 @@ def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
         parts = [part * scale[:, None] for part, scale in zip(parts, scales, strict=True)]
     if keep.unit in ("row", "answer"):
         return torch.cat(parts)
-    lengths = [file.lengths[row] for file, row in places]
+    lengths = [file.length(row) for file, row in places]
     longest = max(lengths)
     if keep.unit == "token":
         padded = parts[0].new_zeros(len(parts), longest, keep.width)
@@ -205,7 +235,7 @@ def _gathered(keep: Keep, places: Sequence[Place]) -> Tensor:
     return padded.float()
 
 
-def _largest(keep: Keep, places: Sequence[Place]) -> Tensor:
+def _largest(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return log-probabilities, log-masses of the rest, and ids side by side, (P, K + T + K)."""
 
     def read(name: str) -> Tensor:

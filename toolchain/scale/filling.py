@@ -19,18 +19,27 @@ from toolchain.distill.context import Decoder
 from toolchain.distill.extract import Request
 from toolchain.distill.teachers import Readable
 from toolchain.progress import Progress
-from toolchain.scale.cached import index_of
+from toolchain.scale.cached import decoder_name, index_of
 from toolchain.scale.knowledge import Lengths
 from toolchain.scale.ledger import CacheFolder
 from toolchain.scale.shard import Packed, answers_of, keys_of
 
-__all__ = ["SHARD_BYTES", "Source", "fill", "lengths_of", "missing_rows", "online"]
+__all__ = [
+    "SHARD_BYTES",
+    "SHARD_ROWS",
+    "Missing",
+    "Source",
+    "fill",
+    "lengths_of",
+    "missing_rows",
+    "online",
+]
 
 Source = Callable[[Iterable[Batch]], Iterator[Captures]]
 """Gives the captures of batches, in their order."""
 
-SHARD_BYTES = 16 << 20
-"""About the size of a shard: what a kill may cost, and what is held in memory meanwhile."""
+SHARD_BYTES, SHARD_ROWS = 32 << 20, 4096
+"""A shard is finished at either: what a kill may cost, and what is held in memory meanwhile."""
 
 
 def online(teacher: Readable, requests: frozenset[Request], *, bf16: bool) -> Source:
@@ -104,16 +113,17 @@ def fill(
             answers[list(chosen)].tolist(),
         )
         done += len(chosen)
-        if packed.bytes >= SHARD_BYTES or done == len(numbers):
+        full = packed.bytes >= SHARD_BYTES or packed.rows >= SHARD_ROWS
+        if full or done == len(numbers):
             folder.add(packed.written(), rows=packed.rows, tokens=packed.tokens)
             packed = Packed(keeps)
-            progress.advance("cache", done, len(numbers))
+        progress.advance("cache", done, len(numbers))
 
 
 def _keep_decoder(folder: CacheFolder, decoder: Decoder | None) -> None:
-    path = folder.root / "decoder.safetensors"
-    if decoder is None or path.is_file():
+    if decoder is None or any(folder.root.glob("decoder-*.safetensors")):
         return
     tensors = {"weight": decoder.weight_VD, "bias": decoder.bias_V}
     kept = {n: t.detach().float().cpu().contiguous() for n, t in tensors.items() if t is not None}
-    write_atomic(path, safetensors.torch.save(kept))
+    data = safetensors.torch.save(kept)
+    write_atomic(folder.root / decoder_name(data), data)

@@ -42,6 +42,7 @@ _DTYPES = {
 }
 _STORED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _TABLES = ("cos", "sin", "bias")
+_COUNTS = ("tokens", "answers")
 # Log-probabilities of a vocabulary that are alive together, in values: 2^24 of fp32 are 64 MiB.
 _PIECE = 1 << 24
 
@@ -158,18 +159,19 @@ def _first_positions(table: Tensor, count: int, name: str) -> Tensor:
 def _laid_out(keep: Keep, captures: Captures, tokens: Sequence[int]) -> dict[str, Tensor]:
     """Return the flat tensors of one batch, by their names in the file."""
     if keep.kind == "largest":
-        return _largest(captures.tensor(Request("logits")).cpu(), keep)
-    values = _read(keep, captures).detach().cpu()
+        return _largest(captures.kept(Request("logits")), keep)
+    values = _read(keep, captures).detach()
     if keep.unit == "pair":
         rows = [values[b, :, :n, :n].reshape(-1) for b, n in enumerate(tokens)]
-        return {keep.name: torch.cat(rows).to(_STORED[keep.precision])}
+        return {keep.name: torch.cat(rows).to(_STORED[keep.precision]).cpu()}
     if keep.unit == "token":
         values = torch.cat([values[b, :n].reshape(n, -1) for b, n in enumerate(tokens)])
     if keep.precision != "int8":
-        return {keep.name: values.to(_STORED[keep.precision])}
+        return {keep.name: values.to(_STORED[keep.precision]).cpu()}
+    values = values.float()
     scale = values.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     whole = (values / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return {keep.name: whole, f"{keep.name}.scale": scale}
+    return {keep.name: whole.cpu(), f"{keep.name}.scale": scale.cpu()}
 
 
 def _read(keep: Keep, captures: Captures) -> Tensor:
@@ -177,13 +179,13 @@ def _read(keep: Keep, captures: Captures) -> Tensor:
         case "scores":
             return captures.get(attn_scores, keep.layer)
         case "q_normed":
-            return captures.attention.normed[Request("q", keep.layer)].float()
+            return captures.attention.normed[Request("q", keep.layer)]
         case "k_normed":
-            return captures.attention.normed[Request("k", keep.layer)].float()
+            return captures.attention.normed[Request("k", keep.layer)]
         case "largest":
             raise AssertionError("taken apart before")
         case kind:
-            return captures.tensor(Request(kind, keep.layer))
+            return captures.kept(Request(kind, keep.layer))
 
 
 def _largest(logits_PC: Tensor, keep: Keep) -> dict[str, Tensor]:
@@ -193,9 +195,9 @@ def _largest(logits_PC: Tensor, keep: Keep) -> dict[str, Tensor]:
         logs_PC = rows_PC.float().log_softmax(-1)
         top_PK, ids_PK = logs_PC.topk(keep.width, dim=-1)
         others_PC = logs_PC.scatter(-1, ids_PK, float("-inf"))
-        rests.append(torch.stack([(others_PC / t).logsumexp(-1) for t in keep.taus], dim=-1))
-        values.append(top_PK.clamp(min=torch.finfo(torch.float16).min).half())
-        ids.append(ids_PK)
+        rests.append(torch.stack([(others_PC / t).logsumexp(-1) for t in keep.taus], dim=-1).cpu())
+        values.append(top_PK.clamp(min=torch.finfo(torch.float16).min).half().cpu())
+        ids.append(ids_PK.cpu())
     ids_PK = torch.cat(ids)
     if keep.narrow_ids:
         # Two bytes without a sign, which torch can hardly compute with.
@@ -213,13 +215,13 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._tensors = _mapped(path)
-        self.lengths = self._tensors["tokens"].tolist()
-        tokens = self._tensors["tokens"].long()
-        self._ends: dict[Unit, list[int]] = {
-            "row": list(range(len(self.lengths) + 1)),
-            "token": [0, *tokens.cumsum(0).tolist()],
-            "answer": [0, *self._tensors["answers"].long().cumsum(0).tolist()],
-            "pair": [0, *(tokens * tokens).cumsum(0).tolist()],
+        tokens, answers = (self._tensors[name].numpy().astype(np.int64) for name in _COUNTS)
+        self._lengths = tokens
+        self._ends: dict[Unit, Ids] = {
+            "row": np.arange(len(tokens) + 1),
+            "token": _ends(tokens),
+            "answer": _ends(answers),
+            "pair": _ends(tokens**2),
         }
 
     @property
@@ -227,6 +229,10 @@ class ShardFile:
         """The names of its rows, in order."""
         raw = self._tensors["keys"].numpy().tobytes()
         return [raw[i : i + _KEY_BYTES] for i in range(0, len(raw), _KEY_BYTES)]
+
+    def length(self, row: int) -> int:
+        """Return the tokens of a row."""
+        return int(self._lengths[row])
 
     def part(self, name: str, unit: Unit, row: int, width: int = 1) -> Tensor:
         """Return one row of a tensor, as it is stored; `width` is that of flat ones."""
@@ -236,6 +242,10 @@ class ShardFile:
     def tables(self) -> dict[str, Tensor]:
         """Return what positions add to scores, for rows no longer than the longest here."""
         return {name: self._tensors[name] for name in _TABLES if name in self._tensors}
+
+
+def _ends(counts: Ids) -> Ids:
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:

@@ -251,9 +251,9 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(
     teacher_folder: Path,
     task: Path,
 ) -> None:
-    path = folder.root / "cache.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, field: value}))
+    changed = other(folder.identity(), **{field: value})
+    content = {**changed.as_json(), "digest": changed.digest}
+    (folder.root / "cache.json").write_text(json.dumps(content))
     with pytest.raises(UsageError, match=re.escape(f"it is of {sentence}")) as caught:
         plan_of(teacher_folder, task, "kd", **reading(folder))
     assert "toolchain cache" in caught.value.hint
@@ -293,6 +293,15 @@ def test_a_folder_that_is_no_cache_is_refused(
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=sentence):
+        plan_of(teacher_folder, task, "kd", **reading(folder))
+
+
+def test_a_manifest_with_a_changed_number_is_not_believed(
+    folder: CacheFolder, teacher_folder: Path, task: Path
+) -> None:
+    path = folder.root / "cache.json"
+    path.write_text(path.read_text().replace('"width": 3', '"width": 5'))
+    with pytest.raises(IntegrityError, match=r"cache\.json: digest"):
         plan_of(teacher_folder, task, "kd", **reading(folder))
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.unit.models import zoo
 from tests.unit.scale.lab import cached, filled, losses, plan_of, whole
 from toolchain.distill.objectives.sparse import StoredKL
-from toolchain.errors import UsageError
+from toolchain.errors import IntegrityError, UsageError
 
 TOP = {"placement": {"top_k": 8}}
 
@@ -44,6 +45,18 @@ def test_losses_from_a_cache_are_those_beside_the_teacher(
     plan = plan_of(teacher, task, method, **options, **reading(tmp_path / "cache"))
     offline = losses(plan, cached(plan), tmp_path / "offline")
     assert offline == pytest.approx(online, rel=1e-3)
+
+
+def test_a_damaged_last_layer_is_found(teacher: Path, task: Path, tmp_path: Path) -> None:
+    plan = plan_of(teacher, task, "dskd", "placement.top_k=8")
+    filled(plan, tmp_path)
+    (path,) = (tmp_path / "teacher").glob("decoder-*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="decoder-"):
+        cached(plan_of(teacher, task, "dskd", **reading(tmp_path)))[0].open(
+            frozenset(), device=torch.device("cpu"), bf16=False
+        )
 
 
 def test_kd_becomes_the_kl_over_the_largest_outcomes_and_the_plan_says_so(
