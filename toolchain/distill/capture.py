@@ -67,10 +67,15 @@ class Captures:
     ) -> None:
         self._tensors = tensors
         self.decoder = decoder
+        self.attention = attention or Attention()
         self._heads = heads
-        self._attention = attention or Attention()
         self._scores: dict[int, Tensor] = {}
         self._wide: dict[Request, Tensor] = {}
+
+    @property
+    def kept(self) -> Mapping[Request, Tensor]:
+        """Every kept tensor in the type the model gave it."""
+        return self._tensors
 
     def tensor(self, request: Request) -> Tensor:
         """Return one kept tensor, in float32 at least; states of layers are converted once."""
@@ -96,24 +101,24 @@ class Captures:
         return self.tensor(request)
 
     def _attention_scores(self, layer: int) -> Tensor:
-        if self._attention.refused:
-            raise UsageError(f"attention scores cannot be read: {self._attention.refused}")
+        if self.attention.refused:
+            raise UsageError(f"attention scores cannot be read: {self.attention.refused}")
         head_width = self._tensors[Request("q", layer)].shape[-1] // self._heads
         q_BHNK = self._split(Request("q", layer), head_width)
         k_BHNK = self._split(Request("k", layer), head_width)
-        if self._attention.rotary is not None:
-            cos, sin = (_widened(x).unsqueeze(1) for x in self._attention.rotary)
+        if self.attention.rotary is not None:
+            cos, sin = (_widened(x).unsqueeze(1) for x in self.attention.rotary)
             q_BHNK = q_BHNK * cos + _half_turned(q_BHNK) * sin
             k_BHNK = k_BHNK * cos + _half_turned(k_BHNK) * sin
         # Grouped queries: several heads look at the same keys.
         k_BHNK = k_BHNK.repeat_interleave(self._heads // k_BHNK.shape[1], dim=1)
         scores: Tensor = (q_BHNK * head_width**-0.5) @ k_BHNK.transpose(-1, -2)
-        if self._attention.bias_NNH is not None:
-            scores = scores + _widened(self._attention.bias_NNH).permute(2, 0, 1)
+        if self.attention.bias_NNH is not None:
+            scores = scores + _widened(self.attention.bias_NNH).permute(2, 0, 1)
         return scores
 
     def _split(self, request: Request, head_width: int) -> Tensor:
-        kept = self._attention.normed.get(request, self._tensors[request])
+        kept = self.attention.normed.get(request, self._tensors[request])
         B, N = kept.shape[:2]
         return _widened(kept).view(B, N, -1, head_width).transpose(1, 2)
 
