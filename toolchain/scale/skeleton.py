@@ -74,6 +74,7 @@ class Skeleton:
         self._dtypes = _dtypes(self.model, bf16=bf16)
         self._stored = self._found_names()
         self._extra_outputs: int | None = None
+        self._spare: list[Tensor] = []
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module.register_buffer(
@@ -131,17 +132,35 @@ class Skeleton:
         for name in names:
             stored = self._stored[name]
             if stored not in shared:
-                shared[stored] = self._weights.read(stored).to(self._device, self._dtypes[name])
+                shared[stored] = self._read(stored, self._blank[name].shape, self._dtypes[name])
             values[name] = shared[stored]
         return values
+
+    def _read(self, stored: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return a tensor's value, in the memory of an emptied one where there is such."""
+        fits = (i for i, b in enumerate(self._spare) if b.shape == shape and b.dtype == dtype)
+        place = next(fits, None)
+        if place is None:
+            return self._weights.read(stored).to(self._device, dtype)
+        buffer = self._spare.pop(place)
+        read = self._weights.read(stored, buffer)
+        return buffer if read is buffer else buffer.copy_(read)
 
     def fill(self, values: Mapping[str, Tensor]) -> None:
         """Give parameters their values."""
         for name, value in values.items():
             self._set(name, nn.Parameter(value, requires_grad=False))
 
-    def empty(self, names: Sequence[str]) -> None:
-        """Take the values of parameters away again."""
+    def empty(self, names: Sequence[str], *, reuse: bool = False) -> None:
+        """Take the values of parameters away again.
+
+        With `reuse` their memory serves for what is read next: fresh pages are slow to get.
+        """
+        if reuse:
+            values = [self.model.get_parameter(name).data for name in names]
+            self._spare += {value.data_ptr(): value for value in values}.values()
+        else:
+            self._spare.clear()
         for name in names:
             self._set(name, self._blank[name])
 
@@ -199,7 +218,7 @@ class Skeleton:
 
     def _nothing(self, ids_BN: Tensor) -> Tensor:
         E = self._tokens.embedding_dim
-        return torch.zeros(1, device=self._device).expand(*ids_BN.shape, E)
+        return torch.zeros(*ids_BN.shape, E, device=self._device)
 
     def _found_names(self) -> dict[str, str]:
         """Return the tensor of every parameter that has one: its own, or one it is tied to."""

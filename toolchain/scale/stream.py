@@ -138,11 +138,6 @@ class StreamedTeacher:
         self._skeleton.check([*front, *(name for part in self._parts for name in part.names)])
         self._skeleton.fill(self._skeleton.read(front))
 
-    @property
-    def depth(self) -> int:
-        """How many blocks are read."""
-        return sum(0 < part.layer <= self.spec.layers for part in self._parts)
-
     def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return what the model knows of one batch, for which all blocks are read anew."""
         if patches:
@@ -188,14 +183,17 @@ class StreamedTeacher:
         with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as reader:
             # A future that is done holds weights: it is taken out before the next one is made.
             coming = deque([reader.submit(self._skeleton.read, self._parts[0].names)])
-            for part, after in zip(self._parts, (*self._parts[1:], None), strict=True):
+            for number, part in enumerate(self._parts):
                 self._skeleton.fill(coming.popleft().result())
-                if after is not None:
-                    coming.append(reader.submit(self._skeleton.read, after.names))
+                ahead = [after.names for after in self._parts[number + 1 :][:2]]
+                if ahead:
+                    coming.append(reader.submit(self._skeleton.read, ahead[0]))
                 try:
                     yield part
                 finally:
-                    self._skeleton.empty(part.names)
+                    # What follows the next part is read into this one's memory, if it is a block.
+                    alike = len(ahead) == 2 and self._parts[number + 2].ends
+                    self._skeleton.empty(part.names, reuse=alike)
 
     def _sweep(
         self, part: _Part, batches: Sequence[Batch], spill: Spill[_Name]

@@ -16,7 +16,7 @@ from torch import Tensor
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.models.shards import Stored, read_header, weight_files
 
-__all__ = ["FileWeights", "Weights", "bytes_of"]
+__all__ = ["FileWeights", "Weights", "buffer_for", "bytes_of"]
 
 _DTYPES = {
     "F64": torch.float64,
@@ -33,8 +33,11 @@ class Weights(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every tensor there is."""
 
-    def read(self, name: str) -> Tensor:
-        """Return one tensor on the CPU, in the type it is stored in."""
+    def read(self, name: str, buffer: Tensor | None = None) -> Tensor:
+        """Return one tensor on the CPU, in the type it is stored in.
+
+        A buffer of that type and shape is filled and returned, any other is left alone.
+        """
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
         """Return rows of a table (V, D) by their numbers: (*ids.shape, D)."""
@@ -56,10 +59,10 @@ class FileWeights:
         """The shape of every tensor in the files."""
         return {name: stored.shape for name, (_, stored) in self._places.items()}
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, buffer: Tensor | None = None) -> Tensor:
         """Return one tensor. Raises IntegrityError when its file has become shorter."""
         path, stored = self._places[name]
-        tensor = torch.empty(stored.shape, dtype=self._dtype(name))
+        tensor = buffer_for(stored.shape, self._dtype(name), buffer)
         self._fill(tensor, path, stored.first)
         return tensor
 
@@ -94,6 +97,18 @@ class FileWeights:
                         "fetch it again, and let nothing write to it while a teacher is streamed",
                     )
                 rest = rest[count:]
+
+
+def buffer_for(shape: tuple[int, ...], dtype: torch.dtype, buffer: Tensor | None) -> Tensor:
+    """Return the buffer where it fits, a new one otherwise."""
+    if (
+        buffer is not None
+        and buffer.device.type == "cpu"
+        and buffer.dtype == dtype
+        and tuple(buffer.shape) == shape
+    ):
+        return buffer
+    return torch.empty(shape, dtype=dtype)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

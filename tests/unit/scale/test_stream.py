@@ -117,19 +117,21 @@ class Watched:
         self._weights = FileWeights(folder)
         self.names: list[str] = []
         self.rows_read = 0
+        self.reused = 0
         self.most_block_bytes = 0
-        self._alive: dict[str, tuple[StorageWeakRef, int]] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return self._weights.shapes
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, buffer: Tensor | None = None) -> Tensor:
         self.names.append(name)
-        tensor = self._weights.read(name)
+        tensor = self._weights.read(name, buffer)
         if ".layer." in name or ".layers." in name:
             storage = tensor.untyped_storage()
-            self._alive[name] = (StorageWeakRef(storage), storage.nbytes())
+            self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.reused += tensor is buffer
         live = sum(size for storage, size in self._alive.values() if not storage.expired())
         self.most_block_bytes = max(self.most_block_bytes, live)
         return tensor
@@ -254,6 +256,9 @@ def test_no_more_than_two_blocks_are_in_memory(name: str, tmp_path: Path) -> Non
     assert len([name for name in weights.names if ".5." in name]) > 4
     # The next one is read while one computes, so it is more than one.
     assert block < weights.most_block_bytes <= 2 * block
+    # All but the first two are read into memory of earlier ones.
+    inside = [name for name in weights.names if ".layer." in name or ".layers." in name]
+    assert weights.reused == len(inside) * 5 // 7
 
 
 def test_blocks_are_read_once_for_all_batches_and_again_for_the_next_call(tmp_path: Path) -> None:
