@@ -69,10 +69,15 @@ class Captures:
     ) -> None:
         self._tensors = tensors
         self.decoder = decoder
-        self._heads = heads
         self.attention = attention or Attention()
+        self._heads = heads
         self._scores = dict(scores or {})
         self._wide: dict[Request, Tensor] = {}
+
+    @property
+    def tensors(self) -> Mapping[Request, Tensor]:
+        """Every kept tensor in the type the model gave it."""
+        return self._tensors
 
     def tensor(self, request: Request) -> Tensor:
         """Return one kept tensor, in float32 at least; states of layers are converted once."""

@@ -1,14 +1,12 @@
 """A model folder inspected before any weight is loaded: configuration, header, digests.
 
-A safetensors file starts with 8 bytes of header length and a JSON header of names, types, shapes
-and offsets, so missing tensors and cut files are found by reading a few kilobytes. A flipped bit
-inside the weights shows only against a recorded digest (our own manifest, or the blob names of the
-hub's cache); where a folder has none, values that are not finite are all that can be found.
+Missing tensors and cut files are found in the headers, a few kilobytes. A flipped bit inside the
+weights shows only against a recorded digest (our own manifest, or the blob names of the hub's
+cache); where a folder has none, values that are not finite are all that can be found.
 """
 
 import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from toolchain.artifact import MANIFEST, Artifact, file_sha256, folder_digest
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.models.family import Family, family_of
 from toolchain.models.found import found_task, has_lm_head, labels_of
+from toolchain.models.shards import Stored, read_header, weight_files
 from toolchain.spec import LABELLED, ModelSpec, Task
 
 __all__ = ["Checkpoint", "described", "inspect", "locate"]
@@ -36,18 +35,6 @@ _HUB_FILES = [
     "README.md",
     "LICENSE*",
 ]
-_DTYPE_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
 # How to read a number as a word, and the bits of its exponent.
 _EXPONENT = {
     "F64": ("<u8", 0x7FF0000000000000),
@@ -123,14 +110,15 @@ def inspect(source: str) -> Checkpoint:
     if not any(root.iterdir()):
         raise UsageError(f"{where}: the folder is empty", "give a folder with config.json")
     config = _config(root, where)
-    files = _weight_files(root, where)
+    files = weight_files(root, where)
     _check_manifest(root, where)
     _check_tokenizer(root, where)
     tensors: dict[str, tuple[int, ...]] = {}
     digests: dict[str, str] = {}
     for file in files:
-        tensors.update(_read_header(file, where))
-        _check_finite(file, where)
+        header = read_header(file, where)
+        tensors.update({name: stored.shape for name, stored in header.items()})
+        _check_finite(file, header, where)
         digests[file.name] = file_sha256(file)
         _check_blob(file, digests[file.name], where)
     for extra in ("config.json", "tokenizer.json", "vocab.txt"):
@@ -217,32 +205,6 @@ def _read_config(path: Path, where: str) -> dict[str, Any]:
     return config
 
 
-def _weight_files(root: Path, where: str) -> list[Path]:
-    index = root / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UsageError(f"{where}: {index.name} is not an index: {error}") from None
-        missing = [name for name in names if Path(name).name != name or not (root / name).is_file()]
-        if missing:
-            raise UsageError(f"{where}: shard {missing[0]!r} is missing")
-        return [root / name for name in names]
-    single = root / "model.safetensors"
-    if single.is_file():
-        return [single]
-    pickles = sorted(p.name for p in root.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    if pickles:
-        raise UsageError(
-            f"{where}: only pickled weights ({pickles[0]}), which can run code when read",
-            "convert them to safetensors: load with transformers where you trust the file, "
-            "then save_pretrained",
-        )
-    raise UsageError(f"{where}: no model.safetensors")
-
-
 def _check_manifest(root: Path, where: str) -> None:
     if not (root / MANIFEST).is_file():
         return
@@ -267,49 +229,14 @@ def _check_tokenizer(root: Path, where: str) -> None:
         raise UsageError(f"{where}: no tokenizer.json or vocab.txt", "add the model's tokenizer")
 
 
-def _read_header(path: Path, where: str) -> dict[str, tuple[int, ...]]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-        if not 0 < length <= size - 8:
-            raise UsageError(f"{where}: {path.name} is cut short or not safetensors ({size} bytes)")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        shapes = {}
-        end = 0
-        for name, entry in header.items():
-            shape = tuple(int(n) for n in entry["shape"])
-            first, after = entry["data_offsets"]
-            if after - first != _DTYPE_BYTES[entry["dtype"]] * int(np.prod(shape, dtype=np.int64)):
-                raise ValueError(f"{name!r} does not have the bytes of its shape")
-            shapes[name] = shape
-            end = max(end, after)
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: the header of {path.name} is damaged: {error}") from None
-    expected = 8 + length + end
-    if size != expected:
-        raise UsageError(
-            f"{where}: {path.name} is cut short or damaged: {size} bytes, expected {expected}",
-            "fetch it again",
-        )
-    return shapes
-
-
-def _check_finite(path: Path, where: str) -> None:
-    with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0]
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-    for name, entry in header.items():
-        first, after = entry["data_offsets"]
-        if entry["dtype"] in _EXPONENT and after > first:
-            words, exponent = _EXPONENT[entry["dtype"]]
+def _check_finite(path: Path, header: Mapping[str, Stored], where: str) -> None:
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for name, stored in header.items():
+        if stored.dtype in _EXPONENT and stored.after > stored.first:
+            words, exponent = _EXPONENT[stored.dtype]
             # A number whose exponent bits are all set is infinite or no number.
-            exponents = data[first:after].view(words) & np.array(exponent, dtype=words)
+            read = data[stored.first : stored.after].view(words)
+            exponents = read & np.array(exponent, dtype=words)
             if bool((exponents == exponent).any()):
                 raise UsageError(
                     f"{where}: {name!r} in {path.name} holds values that are not finite",

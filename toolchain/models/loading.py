@@ -23,7 +23,9 @@ from toolchain.models.family import family_of
 from toolchain.spec import SEQUENCE, Task
 
 __all__ = [
+    "empty_model",
     "load_classifier",
+    "load_config",
     "load_model",
     "load_tokenizer",
     "new_model",
@@ -62,8 +64,20 @@ def load_model(
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
     Raises UsageError when the family has no head for the task.
     """
-    quiet()
     torch.manual_seed(seed)
+    config = load_config(folder, task, labels=labels)
+    model: PreTrainedModel = _CLASSES[task].from_pretrained(
+        folder, config=config, dtype=torch.float32, use_safetensors=True
+    )
+    model.eval()
+    return model
+
+
+def load_config(
+    folder: Path, task: Task, *, labels: Mapping[int, str] | None = None
+) -> PretrainedConfig:
+    """Return the configuration `load_model` gives a model. Raises UsageError as that does."""
+    quiet()
     config = AutoConfig.from_pretrained(folder)
     family = family_of(config.model_type)
     if task != "encode":
@@ -78,11 +92,8 @@ def load_model(
         config.problem_type = _PROBLEMS[task]
     if task in SEQUENCE and family.pools == "last":
         _set_padding(config, folder)
-    model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True
-    )
-    model.eval()
-    return model
+    read: PretrainedConfig = config
+    return read
 
 
 def new_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
@@ -90,6 +101,18 @@ def new_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     quiet()
     model: PreTrainedModel = _CLASSES[task].from_config(config, dtype=torch.float32)
     model.eval()
+    return model
+
+
+def empty_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """Return a model whose parameters have shapes and no values; its buffers are real."""
+    # Imported here: loading a whole model must not need accelerate's second of start-up.
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = new_model(config, task)
+    # Taking the values away has made two parameters of a tied one.
+    model.tie_weights()
     return model
 
 
