@@ -16,6 +16,7 @@ from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
 from toolchain.models.initialise import Init
 from toolchain.plan import AugmentPlan, CachePlan, Plan, StagePlan
+from toolchain.plan.cached import read_from
 from toolchain.rundir import Done, StepLog
 from toolchain.spec import ModelSpec
 from toolchain.steps.augment import augment, with_augmented
@@ -199,8 +200,20 @@ class Teaching:
         shutil.rmtree(work, ignore_errors=True)
         return filled
 
+    def _stream(self) -> None:
+        """Stream the teachers into caches of the run, and read them from there."""
+        folder = self.log.place.work("cache", self.plan.recipe_digest)
+        self.cache(folder)
+        self.plan = read_from(self.plan, folder)
+        self.teachers = [
+            replace(teacher, cache=cache)
+            for teacher, cache in zip(self.teachers, self.plan.caches, strict=True)
+        ]
+
     def distill(self) -> None:
         """Train the student against its guides."""
+        if self.plan.streams:
+            self._stream()
         plan = self.plan
         inputs = {"student": self.start_digest, **self._guide_digests()}
         self._training("distilled", self.start, inputs, plan.stages, plan.student)

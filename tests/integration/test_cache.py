@@ -161,3 +161,27 @@ def test_a_teacher_with_tokens_of_its_own_is_read_in_these(
     read = ["--cache", tmp_path / "cache"]
     assert do("distill", *ends, *SHORT, *read, "-o", tmp_path / "offline") == 0
     assert losses(tmp_path / "offline") == pytest.approx(losses(tmp_path / "online"), rel=1e-5)
+
+
+def test_a_streamed_teacher_teaches_what_one_beside_the_student_does(
+    teacher_folder: Path, student: Path, task: Path, tmp_path: Path
+) -> None:
+    ends = ["--teacher", teacher_folder, "--student", student, "--data", task]
+    ends += ["--method", "tinybert+kd", "placement.states=fp32"]
+    assert do("distill", *ends, *SHORT, "-o", tmp_path / "online") == 0
+    streamed = "placement.teacher=streamed"
+    assert do("distill", *ends, *SHORT, streamed, "-o", tmp_path / "streamed") == 0
+    assert losses(tmp_path / "streamed") == pytest.approx(losses(tmp_path / "online"), rel=1e-5)
+
+
+def test_streaming_and_running_fill_the_same_cache(
+    teacher_folder: Path, student: Path, task: Path, tmp_path: Path
+) -> None:
+    ends = ["--teacher", teacher_folder, "--student", student, "--data", task]
+    ends += ["--method", "kd", "train.precision=fp32", "threads=1"]
+    for name, more in (("whole", []), ("streamed", ["placement.teacher=streamed"])):
+        assert do("cache", *ends, *more, "-o", tmp_path / name) == 0
+    # The second finds every row there, whoever read it.
+    assert do("cache", *ends, "placement.teacher=streamed", "-o", tmp_path / "whole") == 0
+    shards = [sorted((tmp_path / name).rglob("*.safetensors")) for name in ("whole", "streamed")]
+    assert [s.read_bytes() for s in shards[0]] == [s.read_bytes() for s in shards[1]]

@@ -153,5 +153,5 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(
     assert "training needs" in said
     assert "no placement fits here" in said
     assert main([*words, "placement.teacher=streamed"]) == 2
-    assert "not run by this version" in capsys.readouterr().err
+    assert "a bare encoder that has still to be fine-tuned" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

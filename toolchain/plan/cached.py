@@ -21,7 +21,7 @@ from toolchain.scale.knowledge import TOP_K, Keep, Wanted, wanted_of
 from toolchain.scale.ledger import CacheFolder, Identity, teacher_folder
 from toolchain.spec import LANGUAGE, ModelSpec
 
-__all__ = ["check_cacheable", "identity_of", "wanted_by", "with_caches"]
+__all__ = ["check_cacheable", "identity_of", "read_from", "streaming", "wanted_by", "with_caches"]
 
 _WHOLE = "use placement.teacher=whole"
 
@@ -32,11 +32,6 @@ def with_caches(plan: Plan) -> Plan:
     Raises UsageError for methods that need a teacher that runs, and for a cache of anything else.
     """
     placement = plan.recipe.placement
-    if placement.teacher == "streamed":
-        raise UsageError(
-            "placement.teacher is streamed, which is not there yet",
-            "fill a cache (toolchain cache) and use placement.teacher=cached",
-        )
     if placement.teacher != "cached":
         if placement.cache is not None:
             raise UsageError(
@@ -68,6 +63,36 @@ def with_caches(plan: Plan) -> Plan:
         for stage in plan.stages
     )
     return replace(plan, stages=stages, caches=tuple(caches), reasons=tuple(reasons))
+
+
+def streaming(plan: Plan) -> Plan:
+    """Return the plan with its teachers streamed, where its placement asks for it or has to.
+
+    Raises UsageError for methods that need a teacher that runs.
+    """
+    asked = plan.recipe.placement.teacher
+    if plan.budget is None or asked not in ("auto", "streamed"):
+        return plan
+    if plan.budget.placed.teacher not in ("cached", "streamed"):
+        return plan
+    check_cacheable(
+        plan,
+        "placement.teacher is streamed"
+        if asked == "streamed"
+        else "the teacher does not fit beside the student and would be streamed",
+    )
+    said = (
+        "teachers are streamed: block by block from their files, over all rows at once; what the "
+        "terms read is cached in the run's folder, and the student learns from there"
+    )
+    return replace(plan, streams=True, reasons=(*plan.reasons, said))
+
+
+def read_from(plan: Plan, folder: Path) -> Plan:
+    """Return a streaming plan with its teachers read from the cache they were streamed to."""
+    placement = plan.recipe.placement.model_copy(update={"teacher": "cached", "cache": str(folder)})
+    recipe = plan.recipe.model_copy(update={"placement": placement})
+    return replace(with_caches(replace(plan, recipe=recipe)), recipe=plan.recipe)
 
 
 def wanted_by(plan: Plan) -> tuple[Wanted, ...]:

@@ -17,7 +17,7 @@ from toolchain.models.checkpoint import inspect
 from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.augment import augment_plan
-from toolchain.plan.cached import with_caches
+from toolchain.plan.cached import streaming, with_caches
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.needs import (
     budgeted,
@@ -145,7 +145,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     )
     plan = with_caches(plan)
     budget = budgeted(plan)
-    plan = replace(plan, budget=budget, estimate=estimated(plan, budget))
+    plan = streaming(replace(plan, budget=budget, estimate=estimated(plan, budget)))
     check_resources(plan, output)
     return plan
 

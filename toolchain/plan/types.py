@@ -135,7 +135,8 @@ class Plan:
     `others` are teachers beside the first; with `together` all share one head while they are
     fine-tuned. `all_guides` says who teaches a model behind assistants: every model before it, or
     the last. `source` is whose layers the student starts from, as in `AssistantPlan`. `caches` are
-    where the teachers are read from, in their order; empty where they run. `budget` is the memory
+    where the teachers are read from, in their order; empty where they run, or where the run
+    `streams` them into caches of its own. `budget` is the memory
     of the stage that needs most, placed as the run will be.
     """
 
@@ -167,6 +168,7 @@ class Plan:
     source: int = 0
     augment: AugmentPlan | None = None
     caches: tuple[CachePlan, ...] = ()
+    streams: bool = False
     budget: Budget | None = None
 
     @property

@@ -23,12 +23,14 @@ from toolchain.scale.cached import decoder_name, index_of
 from toolchain.scale.knowledge import Lengths
 from toolchain.scale.ledger import CacheFolder
 from toolchain.scale.shard import Packed, answers_of, keys_of
+from toolchain.scale.stream import StreamedModel
 
 __all__ = [
     "SHARD_BYTES",
     "SHARD_ROWS",
     "Missing",
     "Source",
+    "at_once",
     "fill",
     "lengths_of",
     "missing_rows",
@@ -51,6 +53,22 @@ def online(teacher: Readable, requests: frozenset[Request], *, bf16: bool) -> So
         try:
             for batch in batches:
                 yield opened.captures(batch.to(device), {})
+        finally:
+            opened.close()
+
+    return captures
+
+
+def at_once(
+    teacher: StreamedModel, requests: frozenset[Request], *, bf16: bool, progress: Progress
+) -> Source:
+    """Return a source that streams a teacher over all batches, its blocks read once."""
+
+    def captures(batches: Iterable[Batch]) -> Iterator[Captures]:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        opened = teacher.open(requests, device=device, bf16=bf16)
+        try:
+            yield from opened.captures_of(batches, progress=progress)
         finally:
             opened.close()
 

@@ -21,7 +21,7 @@ __all__ = ["Tried", "cheapest", "live_only", "resolve", "tried"]
 _TEACHERS: tuple[TeacherPlace, ...] = ("whole", "zero3", "tensor_parallel", "offload", "cached")
 _STUDENTS: tuple[StudentPlace, ...] = ("whole", "zero1", "zero2", "zero3", "offload")
 # What a run of this version can do by itself; the rest is planned for.
-_READY = (frozenset({"whole"}), frozenset({"whole"}))
+_READY = (frozenset({"whole", "cached", "streamed"}), frozenset({"whole"}))
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,11 @@ class Tried:
 def live_only(parts: Sequence[Parts]) -> str | None:
     """Return why the teachers must be there while the student trains, or None."""
     for own in parts:
-        if own.surgery is not None:
+        if own.surgery is not None and own.surgery.takes_modules:
             return f"{own.surgery.key} takes modules of the teacher"
         for operator in own.operators:
-            if operator.key == "interchange":
-                return "interchange exchanges activations inside it"
-            if operator.key in ("student_generate", "student_replay"):
-                return f"{operator.key} asks it about text that does not exist beforehand"
+            if operator.reruns:
+                return f"{operator.key}: {operator.reruns}"
     return None
 
 

@@ -22,9 +22,10 @@ from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.plan import Plan
 from toolchain.plan.cached import identity_of, wanted_by
 from toolchain.progress import Progress
-from toolchain.scale.filling import Source, fill, lengths_of, missing_rows, online
+from toolchain.scale.filling import Source, at_once, fill, lengths_of, missing_rows, online
 from toolchain.scale.knowledge import TOP_K, Keep, Lengths, Wanted, keeps_of
 from toolchain.scale.ledger import CacheFolder, teacher_folder
+from toolchain.scale.stream import streamed
 from toolchain.spec import LABELLED
 from toolchain.steps.training import TrainingSetup, raw_rows, split_rows
 
@@ -96,7 +97,7 @@ def _filled(
             if not missing.numbers:
                 continue
             _announce(plan, number, keeps, lengths_of(own, missing.numbers), folder, progress)
-            source = source or _source(plan, number, wanted)
+            source = source or _source(plan, number, wanted, folder.root, progress)
             fill(folder, own, missing, source, batch_size=_batch(plan), progress=progress)
             added += len(missing.numbers)
         shards = folder.shards()
@@ -153,14 +154,19 @@ def _keeps(
     return held
 
 
-def _source(plan: Plan, number: int, wanted: Wanted) -> Source:
+def _source(plan: Plan, number: int, wanted: Wanted, work: Path, progress: Progress) -> Source:
     """Return what gives the captures of a teacher: the one place that knows where it runs."""
     checkpoint, spec = plan.checkpoints[number - 1], plan.teacher_specs[number - 1]
+    scored = {r for layer in wanted.scored for r in attn_scores.requests(layer)}
+    requests = wanted.requests | scored
+    if plan.streams:
+        return at_once(
+            streamed(checkpoint, spec.task, work=work), requests, bf16=plan.bf16, progress=progress
+        )
     labels = dict(enumerate(plan.task.labels)) if spec.task in LABELLED else None
     model = load_model(checkpoint.root, spec.task, labels=labels, seed=plan.recipe.seed)
     teacher = TrainingModel(model=model, family=checkpoint.family, spec=spec)
-    scored = {r for layer in wanted.scored for r in attn_scores.requests(layer)}
-    return online(teacher, wanted.requests | scored, bf16=plan.bf16)
+    return online(teacher, requests, bf16=plan.bf16)
 
 
 def _announce(
