@@ -71,16 +71,13 @@ def streaming(plan: Plan) -> Plan:
     Raises UsageError for methods that need a teacher that runs.
     """
     asked = plan.recipe.placement.teacher
-    if plan.budget is None or asked not in ("auto", "streamed"):
+    chosen = plan.budget.placed.teacher if plan.budget else "whole"
+    if asked == "streamed":
+        check_cacheable(plan, "placement.teacher is streamed")
+    elif asked == "auto" and chosen in ("cached", "streamed"):
+        check_cacheable(plan, "the teacher does not fit beside the student and would be streamed")
+    else:
         return plan
-    if plan.budget.placed.teacher not in ("cached", "streamed"):
-        return plan
-    check_cacheable(
-        plan,
-        "placement.teacher is streamed"
-        if asked == "streamed"
-        else "the teacher does not fit beside the student and would be streamed",
-    )
     said = (
         "teachers are streamed: block by block from their files, over all rows at once; what the "
         "terms read is cached in the run's folder, and the student learns from there"
