@@ -16,6 +16,7 @@ from toolchain.models.family import Family
 from toolchain.models.initialise import Init
 from toolchain.plan import AugmentPlan, Plan, StagePlan
 from toolchain.rundir import Done, StepLog
+from toolchain.scale import launch
 from toolchain.spec import ModelSpec
 from toolchain.steps.augment import augment, with_augmented
 from toolchain.steps.design import design
@@ -112,6 +113,7 @@ class Teaching:
                 work=work,
                 progress=self.log.progress,
             ),
+            together=True,
         )
         for number in range(1, len(encoders) + 1):
             self._fine_tuned(number, *member(done.artifact, number))
@@ -196,42 +198,54 @@ class Teaching:
         if writing is None:
             return plan.task
         folder = work / "answers"
-        if not (folder / MANIFEST).is_file():
-            with drafting(folder, {}) as draft:
-                generate(
-                    draft,
-                    teacher=self._guides()[0].folder,
-                    task=plan.task,
-                    settings=writing,
-                    max_tokens=plan.limit(self._guides()[0].spec.tokenizer),
-                    batch_size=stages[0].batch_size,
-                    threads=plan.train_threads,
-                    work=work / "shards",
-                    progress=self.log.progress,
-                )
+        with launch.main_first():
+            if not (folder / MANIFEST).is_file():
+                self._answer(folder, stages, writing, work)
         return with_generated(plan.task, Artifact.open(folder))
+
+    def _answer(
+        self, folder: Path, stages: Sequence[StagePlan], writing: TeacherGenerate, work: Path
+    ) -> None:
+        plan = self.plan
+        with drafting(folder, {}) as draft:
+            generate(
+                draft,
+                teacher=self._guides()[0].folder,
+                task=plan.task,
+                settings=writing,
+                max_tokens=plan.limit(self._guides()[0].spec.tokenizer),
+                batch_size=stages[0].batch_size,
+                threads=plan.train_threads,
+                work=work / "shards",
+                progress=self.log.progress,
+            )
 
     def _with_copies(self, augmenting: AugmentPlan, work: Path) -> TaskData:
         """Return the task with further rows, the same for every model that learns from them."""
         plan = self.plan
         if self._copies is None:
             folder = work / "copies"
-            if not (folder / MANIFEST).is_file():
-                with drafting(folder, {}) as draft:
-                    augment(
-                        draft,
-                        model=augmenting.checkpoint.root,
-                        task=plan.task,
-                        settings=augmenting.settings,
-                        max_tokens=min(plan.max_tokens, augmenting.checkpoint.spec.max_tokens),
-                        threads=plan.train_threads,
-                        seed=plan.recipe.seed,
-                        work=work / "copy-shards",
-                        progress=self.log.progress,
-                    )
+            with launch.main_first():
+                if not (folder / MANIFEST).is_file():
+                    self._copy(folder, augmenting, work)
             written = Artifact.open(folder)
             self._copies = with_augmented(plan.task, written), dict(written.facts)
         return self._copies[0]
+
+    def _copy(self, folder: Path, augmenting: AugmentPlan, work: Path) -> None:
+        plan = self.plan
+        with drafting(folder, {}) as draft:
+            augment(
+                draft,
+                model=augmenting.checkpoint.root,
+                task=plan.task,
+                settings=augmenting.settings,
+                max_tokens=min(plan.max_tokens, augmenting.checkpoint.spec.max_tokens),
+                threads=plan.train_threads,
+                seed=plan.recipe.seed,
+                work=work / "copy-shards",
+                progress=self.log.progress,
+            )
 
     def baseline(self) -> None:
         """Train the same student from the same start on labels alone, unless not wanted."""
@@ -325,4 +339,4 @@ class Teaching:
         config = self._config(stages, spec, labels)
         if plan.augment and any(stage.augmented for stage in stages):
             config["augment"] = plan.augment.as_json()
-        return self.log.step(name, {**inputs, **data}, config, write)
+        return self.log.step(name, {**inputs, **data}, config, write, together=True)

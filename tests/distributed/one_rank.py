@@ -87,7 +87,7 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
     terms = bound_to_all(composed.stages[case["stage"]], spec, [f.spec for f in found])  # type: ignore[index]
     run = StageRun(**{**vars(RUN), **case.get("run", {})})
     rank = os.environ.get("RANK", "0")
-    work = Path(case["work"]) if "work" in case else Path(case["out"]).with_suffix(f".{rank}")
+    work = Path(case.get("work", Path(case["out"]).with_suffix("")))
     trained = train(
         TrainingModel(model=student, family=found[0].family, spec=spec),
         [teacher_of(f, case.get("teacher", "whole")) for f in found],

@@ -131,6 +131,7 @@ class _Loop:
         # Before the student is taken into pieces.
         self.found = restore(self.checkpoint, self.modules)
         self.state = self.found or TrainingState()
+        self._same_everywhere(self.state.step)
         self.engine = holding(self.accelerator, self.modules, run)
         self.recorder = Recorder(
             student.model,
@@ -290,6 +291,15 @@ class _Loop:
             reward = summed["reward"] / summed["rows"]
             self.distiller.taught(reward)
         return {f"{aggregation.key}/reward": reward}
+
+    def _same_everywhere(self, step: int) -> None:
+        """Raise StepError unless all ranks go on from the same step."""
+        ranks = self.accelerator.num_processes
+        if self._summed({"": float(step)})[""] != ranks * step:
+            raise StepError(
+                f"{self.work}: processes find different checkpoints in it (step {step} here)",
+                "give an output folder that all of them share",
+            )
 
     def _agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """Return whether any rank was told to stop, and whether the first one wants to save."""

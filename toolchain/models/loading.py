@@ -1,7 +1,9 @@
 """Teachers, students and tokenizers read from a folder: fp32, safetensors, no code from data."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
@@ -51,13 +53,22 @@ _PROBLEMS = {
 def quiet() -> None:
     """Silence transformers' own progress bars and notes; ours say what matters."""
     hf_logging.set_verbosity_error()
+    if not torch.cuda.is_available():
+        # Where DeepSpeed is installed transformers imports it to save a model, and it complains.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hf_logging.disable_progress_bar()
 
 
 def load_model(
-    folder: Path, task: Task, *, labels: Mapping[int, str] | None = None, seed: int = 0
+    folder: Path,
+    task: Task,
+    *,
+    labels: Mapping[int, str] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tp_plan: Literal["auto"] | None = None,
 ) -> PreTrainedModel:
-    """Load a model for a task in fp32, evaluation mode.
+    """Load a model for a task in fp32 (or `dtype`), evaluation mode; `tp_plan` cuts its matrices.
 
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
     Raises UsageError when the family has no head for the task.
@@ -79,7 +90,11 @@ def load_model(
     if task in SEQUENCE and family.pools == "last":
         _set_padding(config, folder)
     model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        **({"tp_plan": tp_plan} if tp_plan else {}),
     )
     model.eval()
     return model

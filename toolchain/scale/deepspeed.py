@@ -7,7 +7,7 @@ r * n to (r + 1) * n of the flattened parameter, padded to R * n.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from toolchain.distill.capture import Recorder
 from toolchain.distill.engine import Moments, sum_gradients
-from toolchain.distill.extract import Request
 from toolchain.distill.optimizer import groups_of
 from toolchain.distill.records import StageRun
 from toolchain.scale.ready import import_deepspeed
@@ -335,7 +333,7 @@ def _made_ordinary(model: nn.Module, whole: Mapping[int, Tensor]) -> None:
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         own = dict(module._parameters)
-        for name, parameter in own.items():
+        for _name, parameter in own.items():
             if parameter is not None and id(parameter) not in made:
                 plain = nn.Parameter(whole[id(parameter)], requires_grad=parameter.requires_grad)
                 made[id(parameter)] = plain

@@ -74,6 +74,7 @@ class SampleAngles(_Angles):
     """
 
     key: ClassVar[str] = "rkd_angle"
+    across: ClassVar[bool] = True
     positions: ClassVar[tuple[Positions, ...]] = ("cls",)
     distance: Distance = "huber"
 
