@@ -21,7 +21,7 @@ from toolchain.config import dump_yaml, read_yaml
 from toolchain.errors import UsageError
 from toolchain.progress import Progress
 from toolchain.recipe import Recipe
-from toolchain.scale import launch
+from toolchain.scale import launch, processes
 
 __all__ = [
     "RECIPE",
@@ -187,7 +187,7 @@ def do_step(
         {"step": name, "version": __version__, "inputs": dict(inputs), "config": config}
     )
     folder = place.folder(name)
-    if not launch.is_main():
+    if not processes.is_main():
         return _beside_main(
             folder, name, inputs, write if together else None, place.work(name, key)
         )

@@ -74,6 +74,14 @@ class Teaching:
         """The first teacher."""
         return self.teachers[0]
 
+    def all(self) -> None:
+        """Train teachers that need it, assistants, the student and its baseline."""
+        self.finetune()
+        self.assist()
+        self.design()
+        self.distill()
+        self.baseline()
+
     def finetune(self) -> None:
         """Give bare encoders their heads; nothing to do for teachers that have one."""
         plan = self.plan

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from toolchain.data.batching import Rows, tokenize
+from toolchain.distill.aggregation import Mean
 from toolchain.distill.compose import Composition, compose
 from toolchain.distill.engine import Holding, Whole
 from toolchain.distill.records import Parts, StageRun
@@ -21,10 +22,11 @@ from toolchain.models.checkpoint import Checkpoint, inspect
 from toolchain.models.loading import load_classifier, load_tokenizer
 from toolchain.plan.training import bound_to_all
 from toolchain.progress import Null
+from toolchain.spec import ModelSpec
 
 RUN = StageRun(
     name="pred",
-    steps=8,
+    steps=6,
     # Odd, so that the ranks' slices and their numbers of tokens differ.
     batch_size=13,
     lr=1e-3,
@@ -46,13 +48,14 @@ def rows_of(folder: Path, tokenizer: Any, names: list[str], split: str) -> Rows:
     return tokenize(tokenizer, texts, None, [names.index(n) for n in labels], max_tokens=64)
 
 
-def parts_of(composed: Composition, stage: str, teachers: int) -> Parts:
-    from toolchain.distill.aggregation import Mean
-
+def parts_of(
+    composed: Composition, stage: str, spec: ModelSpec, teachers: list[ModelSpec]
+) -> Parts:
+    weighing = (composed.aggregation or Mean()).resolve(spec, teachers)
     return Parts(
         surgery=composed.surgery,
         operators=tuple(op for op in composed.operators if stage in op.stages),
-        aggregation=(composed.aggregation or Mean()) if teachers > 1 else None,
+        aggregation=weighing if len(teachers) > 1 else None,
     )
 
 
@@ -92,7 +95,7 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
         TrainingModel(model=student, family=found[0].family, spec=spec),
         [teacher_of(f, case.get("teacher", "whole")) for f in found],
         terms,
-        parts_of(composed, case["stage"], len(found)),
+        parts_of(composed, case["stage"], spec, [f.spec for f in found]),
         rows("train"),
         rows("dev"),
         run,

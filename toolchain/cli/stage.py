@@ -42,14 +42,14 @@ def run_stage(
     from toolchain.cli.showing import show_plan
     from toolchain.progress import Null
     from toolchain.rundir import OneFolder, StepLog
-    from toolchain.scale import launch
+    from toolchain.scale import launch, processes
     from toolchain.teaching import Teaching
 
     _check_single(plan, stage)
-    if launch.is_main():
+    if processes.is_main():
         err.print(show_plan(plan), markup=False)
     with launch.joined(), working(verbose=verbose) as progress:
-        log = StepLog(OneFolder(output), progress if launch.is_main() else Null())
+        log = StepLog(OneFolder(output), progress if processes.is_main() else Null())
         teaching = Teaching(plan, log)
         steps: Mapping[str, Callable[[], None]] = {
             "finetune": teaching.finetune,
@@ -58,7 +58,7 @@ def run_stage(
             "baseline": teaching.baseline,
         }
         steps[stage]()
-    if launch.is_main():
+    if processes.is_main():
         _print(log.steps[-1].artifact, json_)
 
 

@@ -19,6 +19,7 @@ from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.augment import augment_plan
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.needs import check_resources, estimated, token_lengths, training_of
+from toolchain.plan.sharding import check_sharding
 from toolchain.plan.student import (
     check_names,
     default_method,
@@ -32,6 +33,7 @@ from toolchain.plan.tokenizers import one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
 from toolchain.recipe import Recipe
+from toolchain.scale import processes
 from toolchain.target import Target, load_target
 
 __all__ = ["make_plan", "probed"]
@@ -106,7 +108,9 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     finetune, others = further_teachers(recipe, teachers, task, reasons)
     bf16 = precision(recipe, reasons)
     max_tokens, mean_tokens = token_lengths(recipe, student, specs, task)
-    cores = hardware.cores()
+    own = [stage for assistant in assistants for stage in assistant.stages]
+    check_sharding(recipe.placement, (*own, *stages))
+    cores = max(1, hardware.cores() // processes.local_ranks())
     plan = Plan(
         recipe=resolved(with_shapes(recipe, assistants), student, init),
         teacher=teacher,

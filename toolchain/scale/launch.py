@@ -12,8 +12,9 @@ from typing import Any
 
 from toolchain import hardware
 from toolchain.errors import StepError
+from toolchain.scale.processes import is_main, local_ranks, rank, ranks
 
-__all__ = ["is_main", "joined", "local_ranks", "main_first", "meet", "rank", "ranks", "told"]
+__all__ = ["joined", "main_first", "meet", "part", "told"]
 
 # Collectives of a step: a peer that died is noticed at once, one that hangs after this long.
 _STEP = timedelta(minutes=30)
@@ -32,26 +33,6 @@ _GONE = (
     "Socket",
 )
 _waiting: list[Any] = []
-
-
-def rank() -> int:
-    """Return this process's number."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def ranks() -> int:
-    """Return how many processes run this command."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_ranks() -> int:
-    """Return how many of them share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks())))
-
-
-def is_main() -> bool:
-    """Return whether this process speaks and writes."""
-    return rank() == 0
 
 
 @contextmanager
@@ -75,9 +56,7 @@ def joined() -> Iterator[None]:
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=_STEP)
         _waiting.append(torch.distributed.new_group(backend="gloo", timeout=_ALONE))
         yield
-        meet()
-        _waiting.clear()
-        torch.distributed.destroy_process_group()
+        part()
     except (torch.distributed.DistError, RuntimeError) as error:
         if not any(sign in str(error) for sign in _GONE):
             raise
@@ -86,6 +65,17 @@ def joined() -> Iterator[None]:
             "its own message says why; start the same command again to go on from the last "
             "checkpoint",
         ) from error
+
+
+def part() -> None:
+    """Let the processes go each its way; nothing to do for one by itself, or a second time."""
+    if not _waiting:
+        return
+    import torch
+
+    meet()
+    _waiting.clear()
+    torch.distributed.destroy_process_group()
 
 
 def meet() -> None:

@@ -29,7 +29,7 @@ from toolchain.models.vocabulary import read_vocabulary
 from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
 from toolchain.recipe import Placement
-from toolchain.scale import launch
+from toolchain.scale import processes
 from toolchain.scale.placed import holding_of, sharded_teacher
 from toolchain.spec import LABELLED, ModelSpec, Task
 
@@ -183,7 +183,7 @@ def train_stages(
                 f"{stage.name}: best dev {setup.metric} {trained.best_metric:.4f} at step "
                 f"{trained.best_step} of {run.steps}, {trained.samples_per_s:.0f} samples/s"
             )
-    if not launch.is_main():
+    if not processes.is_main():
         return
     save_model(student.model, draft.folder)
     save_tokenizer(start, draft.folder)
