@@ -69,7 +69,8 @@ class Ranks:
         """Run trainings, one after another in the same processes."""
         file = folder / f"cases-{count}.json"
         file.write_text(json.dumps(cases))
-        self.run(["-W", "error", "-m", "tests.distributed.one_rank", str(file)], count)
+        quiet = ["-W", "error", "-W", "ignore::FutureWarning", "-W", "ignore::DeprecationWarning"]
+        self.run([*quiet, "-m", "tests.distributed.one_rank", str(file)], count)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,18 @@ def teacher_of(found: Checkpoint, placement: str) -> Readable:
     )
 
 
+class StopAt(Null):
+    """Interrupts the last rank, as Ctrl-C would: all must stop after the same step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
+        last = int(os.environ.get("WORLD_SIZE", "1")) - 1
+        if done == self.at and os.environ.get("RANK", "0") == str(last):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any]:
     """Train once; rank 0 writes the student."""
     found = [inspect(folder) for folder in case["teachers"]]
@@ -91,18 +104,23 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
     run = StageRun(**{**vars(RUN), **case.get("run", {})})
     rank = os.environ.get("RANK", "0")
     work = Path(case.get("work", Path(case["out"]).with_suffix("")))
-    trained = train(
-        TrainingModel(model=student, family=found[0].family, spec=spec),
-        [teacher_of(f, case.get("teacher", "whole")) for f in found],
-        terms,
-        parts_of(composed, case["stage"], spec, [f.spec for f in found]),
-        rows("train"),
-        rows("dev"),
-        run,
-        work,
-        Null(),
-        holding=holding_of(case.get("student", "whole")),
-    )
+    progress = StopAt(case["stop"]) if "stop" in case else Null()
+    try:
+        trained = train(
+            TrainingModel(model=student, family=found[0].family, spec=spec),
+            [teacher_of(f, case.get("teacher", "whole")) for f in found],
+            terms,
+            parts_of(composed, case["stage"], spec, [f.spec for f in found]),
+            rows("train"),
+            rows("dev"),
+            run,
+            work,
+            progress,
+            holding=holding_of(case.get("student", "whole")),
+        )
+    except KeyboardInterrupt:
+        assert "stop" in case
+        return {}
     if rank == "0":
         save_file({k: v.contiguous() for k, v in student.state_dict().items()}, case["out"])
     return {"points": trained.points, "evals": trained.evals}

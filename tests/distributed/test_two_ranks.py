@@ -27,11 +27,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, int]]] = {
     "rail_kd": ("rail_kd", "pred", {}),
     "sid": ("sid", "pred", {}),
     "mt_bert": ("mt_bert", "pred", {}),
-    "rl_kd": ("rl_kd", "pred", {}),
+    "dgkd": ("dgkd", "pred", {}),
 }
 """One of every family: predictions, hidden states, projections, relations, contrasts between the
 sequences of a batch, correlations over it, flows, random layers, layers in turn, several teachers,
-teachers weighed by what is learned."""
+teachers dropped at random. (rl_kd draws anew for every row of a rank, so it is not here.)"""
 
 UNSEEN = {"mgskd": "layer.1.output.LayerNorm.bias"}
 """Angles between sequences do not change when all of them are shifted."""
@@ -51,7 +51,7 @@ def case(
     **more: Any,
 ) -> dict[str, Any]:
     method, stage, shape = (FAMILIES | SURGERIES)[name]
-    count = 2 if method in ("mt_bert", "rl_kd") else 1
+    count = 2 if method in ("mt_bert", "dgkd") else 1
     return {
         "method": method,
         "stage": stage,

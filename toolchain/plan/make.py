@@ -33,7 +33,6 @@ from toolchain.plan.tokenizers import one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
 from toolchain.recipe import Recipe
-from toolchain.scale import processes
 from toolchain.target import Target, load_target
 
 __all__ = ["make_plan", "probed"]
@@ -110,7 +109,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     max_tokens, mean_tokens = token_lengths(recipe, student, specs, task)
     own = [stage for assistant in assistants for stage in assistant.stages]
     check_sharding(recipe.placement, (*own, *stages))
-    cores = max(1, hardware.cores() // processes.local_ranks())
+    cores = hardware.cores()
     plan = Plan(
         recipe=resolved(with_shapes(recipe, assistants), student, init),
         teacher=teacher,

@@ -23,6 +23,7 @@ from toolchain.scale.ready import import_deepspeed
 __all__ = ["Sharding", "Stage", "ZeRO"]
 
 Stage = Literal["zero1", "zero2", "zero3", "offload"]
+_BUCKET = 50_000_000
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3, "offload": 2}
 
 
@@ -97,7 +98,12 @@ class ZeRO:
         self._engine, *_ = deepspeed.initialize(
             model=self._student,
             optimizer=self._stepper,
-            config=_config(self._stage, run.batch_size, offload=stage == "offload"),
+            config=_config(
+                self._stage,
+                run.batch_size,
+                elements=sum(p.numel() for p in self._sharded),
+                offload=stage == "offload",
+            ),
             dist_init_required=False,
         )
         self._zero: Any = self._engine.optimizer
@@ -277,13 +283,17 @@ class ZeRO:
         return flat[rank * size : (rank + 1) * size].to(shard.device, copy=True)
 
 
-def _config(stage: int, batch: int, *, offload: bool = False) -> dict[str, Any]:
-    """Return DeepSpeed's settings for a student; precision is autocast's, in fp32 around it."""
+def _config(stage: int, batch: int, *, elements: int, offload: bool = False) -> dict[str, Any]:
+    """Return DeepSpeed's settings for a student; precision is autocast's, in fp32 around it.
+
+    Gradients wait in a bucket that is allocated whole, so it must be small beside the student.
+    """
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": False,
         "contiguous_gradients": True,
         "reduce_scatter": True,
+        "reduce_bucket_size": min(max(1, elements // 16), _BUCKET),
     }
     if stage < 3:
         # Clipping takes in what is not sharded, so its norm is ours.

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sysconfig
+import warnings
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ def import_deepspeed(device: torch.device) -> Any:
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Asked for even of a process by itself.
+    os.environ.setdefault("LOCAL_RANK", "0")
     # Its build asks for ninja by name, which lies beside an interpreter that was not activated.
     scripts = sysconfig.get_path("scripts")
     if scripts not in os.environ["PATH"].split(os.pathsep):
@@ -27,6 +30,8 @@ def import_deepspeed(device: torch.device) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         import deepspeed
 
+        # It calls what newer versions of torch call otherwise.
+        warnings.filterwarnings("ignore", message=".*torch.distributed", category=FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group(

@@ -74,7 +74,8 @@ class TrainingSetup:
         settings = plan.recipe.train
         return TrainingSetup(
             bf16=plan.bf16,
-            threads=plan.train_threads,
+            # Processes share the machine; what they compute does not depend on it but for rounding.
+            threads=max(1, plan.train_threads // processes.local_ranks()),
             seed=plan.recipe.seed,
             metric=plan.recipe.metric,
             max_tokens=plan.limit(tokenizer),
