@@ -107,6 +107,9 @@ class ZeRO:
             dist_init_required=False,
         )
         self._zero: Any = self._engine.optimizer
+        if self._stage == 2 and stage != "offload":
+            # Else it keeps the whole gradient of every parameter that it owns a part of.
+            self._zero._use_compact_grad_partition_buffer = lambda group: True  # noqa: ARG005
         if self._stage == 3:
             _only_what_was_fetched(self._zero.parameter_offload)
         self._offloaded = stage == "offload"
