@@ -245,7 +245,9 @@ class _Loop:
         moment = Moment(step=step, steps=run.steps, epoch=step // per_epoch, seed=run.seed)
         with self._timed("data"):
             mine = chosen[accelerator.process_index :: accelerator.num_processes]
-            batch = collate(self.rows, mine, step=step).to(accelerator.device)
+            # The last batch of an epoch may have fewer rows than there are ranks.
+            weight = 1.0 if mine else 0.0
+            batch = collate(self.rows, mine or chosen[:1], step=step).to(accelerator.device)
         if self.surgery:
             self.surgery.before_step(moment)
         batch = self.passes.prepared(batch, moment)
@@ -253,7 +255,9 @@ class _Loop:
         with self._timed("student"):
             lr = run.lr_at(step)
             own = self.surgery.rate(moment) if self.surgery else None
-            values = self.distiller(seen, self._summed(self.passes.denominators(seen)))
+            counts = self.passes.denominators(seen)
+            counts = self._summed({name: weight * count for name, count in counts.items()})
+            values = {n: weight * v for n, v in self.distiller(seen, counts).items()}
             raw = self._summed({name: float(value.detach()) for name, value in values.items()})
             self._check(raw, step, batch)
             self.distiller.observe(raw)
