@@ -84,6 +84,9 @@ def sharding(ranks: Ranks, request: pytest.FixtureRequest) -> Ranks:
     pytest.importorskip("deepspeed", reason="the extra [deepspeed] is not installed")
     assert request.config.cache is not None
     built = request.config.cache.mkdir("torch_extensions")
+    for lock in built.rglob("lock"):
+        # A session that was killed while it compiled has left it.
+        lock.unlink()
     able = Ranks({**ranks.environment, "TORCH_EXTENSIONS_DIR": str(built)})
     code = "import torch; from toolchain.scale.ready import import_deepspeed as use; "
     able.run(["-c", code + "use(torch.device('cpu'))"], 1)

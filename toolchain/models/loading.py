@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import (
@@ -66,9 +65,8 @@ def load_model(
     labels: Mapping[int, str] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    tp_plan: Literal["auto"] | None = None,
 ) -> PreTrainedModel:
-    """Load a model for a task in fp32 (or `dtype`), evaluation mode; `tp_plan` cuts its matrices.
+    """Load a model for a task in fp32 (or `dtype`), evaluation mode.
 
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
     Raises UsageError when the family has no head for the task.
@@ -90,11 +88,7 @@ def load_model(
     if task in SEQUENCE and family.pools == "last":
         _set_padding(config, folder)
     model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        **({"tp_plan": tp_plan} if tp_plan else {}),
+        folder, config=config, dtype=dtype, use_safetensors=True
     )
     model.eval()
     return model

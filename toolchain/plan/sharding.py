@@ -25,6 +25,12 @@ def check_sharding(placement: Placement, stages: Sequence[StagePlan]) -> None:
                 f"{processes.ranks()} processes",
                 "raise train.batch_size, or start fewer processes",
             )
+    if placement.teacher == "tensor_parallel":
+        raise UsageError(
+            "placement.teacher=tensor_parallel is not offered: processes read rows of their own, "
+            "and matrices cut over processes answer the same rows in all of them",
+            "use zero3, which owns as little per process",
+        )
     student, teacher = placement.student in _STUDENT, placement.teacher in _TEACHER
     for role, wanted, sharded in (
         ("student", placement.student, student),

@@ -9,12 +9,14 @@ import shutil
 import time
 from pathlib import Path
 
+import psutil
+
 from toolchain.errors import UsageError
 
 __all__ = ["check_deepspeed", "extensions_folder", "stale_locks"]
 
-# The longest of its builds takes half a minute.
-_STALE_S = 600.0
+# A build has a process at work in its folder, but for moments at its beginning and its end.
+_STALE_S = 60.0
 
 
 def check_deepspeed(wanted: str, *, cuda: bool) -> None:
@@ -34,7 +36,7 @@ def check_deepspeed(wanted: str, *, cuda: bool) -> None:
     for lock in stale_locks():
         raise UsageError(
             f"{lock}: left behind by a build that was killed; DeepSpeed would wait for it forever",
-            "remove this file if no other process is building there",
+            "remove this file",
         )
 
 
@@ -45,9 +47,13 @@ def extensions_folder() -> Path:
 
 
 def stale_locks() -> list[Path]:
-    """Return lock files of builds that ended long ago without removing them."""
+    """Return lock files of builds that ended without removing them."""
     found = [*extensions_folder().glob("*/lock"), *extensions_folder().glob("*/*/lock")]
-    return sorted(lock for lock in found if _age_s(lock) > _STALE_S)
+    old = [lock for lock in found if _age_s(lock) > _STALE_S]
+    if not old:
+        return []
+    at_work = {process.info["cwd"] for process in psutil.process_iter(["cwd"])}
+    return sorted(lock for lock in old if str(lock.parent.resolve()) not in at_work)
 
 
 def _age_s(path: Path) -> float:

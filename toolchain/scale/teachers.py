@@ -1,7 +1,6 @@
 """Teachers in pieces over processes: each rank owns one part of the weights, and all compute.
 
-Every rank runs the whole teacher on its own rows, with weights gathered module by module (ZeRO-3);
-or all ranks run it together on everybody's rows, each its part of every matrix (tensor parallel).
+Every rank runs the whole teacher on its own rows, with weights gathered module by module (ZeRO-3).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """Placements in pieces are refused in the plan where they cannot work."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_a_lock_that_nobody_holds_is_named_and_a_young_one_is_waited_for(
     long_ago = time.time() - 3600
     os.utime(lock, (long_ago, long_ago))
     assert str(lock) in refused(teacher_folder, task_folder, "placement.student=zero1")
+    with subprocess.Popen(["sleep", "60"], cwd=lock.parent) as builder:
+        assert planned(teacher_folder, task_folder, "placement.student=zero1").stages
+        builder.kill()
+
+
+def test_tensor_parallelism_is_refused(teacher_folder: Path, task_folder: Path) -> None:
+    message = refused(teacher_folder, task_folder, "placement.teacher=tensor_parallel")
+    assert "use zero3" in message
 
 
 def test_a_batch_must_have_a_row_for_every_process(
