@@ -15,10 +15,11 @@ from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.measurement import Verdict
 from toolchain.plan import Plan
-from toolchain.progress import Journal, Progress, Tee
+from toolchain.progress import Journal, Null, Progress, Tee
 from toolchain.publish import publish
 from toolchain.report.report import Report
-from toolchain.rundir import Place, StepLog, claim
+from toolchain.rundir import Place, RunFolder, StepLog, claim
+from toolchain.scale import launch
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.decide import decide
@@ -29,7 +30,7 @@ from toolchain.steps.verify import Proof, read_proof, verify
 from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping
 
-__all__ = ["Outcome", "Run", "compress"]
+__all__ = ["Outcome", "Run", "compress", "take_part"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,9 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
     ):
         telling = Tee(progress, journal)
         run = Run(plan, folder, telling, tensorboard=output / "tensorboard")
-        run.train()
+        run.teaching.all()
+        # What follows is one process's work.
+        launch.part()
         run.convert()
         shipping, verdicts = run.judge()
         run.pack(shipping)
@@ -70,6 +73,12 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
         publish(output, run.published(shipping), report, plan, run.log.steps, telling)
     _raise_for(shipping, output)
     return Outcome(output=output, report=report, shipping=shipping)
+
+
+def take_part(plan: Plan, output: Path) -> None:
+    """Train beside the main process, which does all the rest of the run."""
+    Teaching(plan, StepLog(RunFolder(output), Null())).all()
+    launch.part()
 
 
 def _raise_for(shipping: Mapping[str, Shipping], output: Path) -> None:
@@ -98,15 +107,6 @@ class Run:
         self.teaching = Teaching(plan, self.log, tensorboard=tensorboard)
         self.proof: Proof
         self.timing: Timing
-
-    def train(self) -> None:
-        """Train teachers that need it, assistants, the student and its baseline."""
-        teaching = self.teaching
-        teaching.finetune()
-        teaching.assist()
-        teaching.design()
-        teaching.distill()
-        teaching.baseline()
 
     def convert(self) -> None:
         """Export teacher and student; quantise the student."""

@@ -7,6 +7,7 @@ lock. A step is finished when its folder has a manifest with the key of what it 
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from toolchain.config import dump_yaml, read_yaml
 from toolchain.errors import UsageError
 from toolchain.progress import Progress
 from toolchain.recipe import Recipe
+from toolchain.scale import launch, processes
 
 __all__ = [
     "RECIPE",
@@ -172,17 +174,25 @@ def do_step(
     config: object,
     write: Callable[[Draft, Path], None],
     progress: Progress,
+    *,
+    together: bool = False,
 ) -> Done:
     """Return the finished step, doing it only if no whole result of the same key is there.
 
     `inputs` are digests, `config` anything JSON-able that decides the outcome; `write` gets the
-    draft and a working folder that survives a kill and is removed at the end.
+    draft and a working folder that survives a kill and is removed at the end. Of several processes
+    the main one does the step and the others wait, or take part in it (`together`).
     """
     key = digest_of(
         {"step": name, "version": __version__, "inputs": dict(inputs), "config": config}
     )
     folder = place.folder(name)
+    if not processes.is_main():
+        return _beside_main(
+            folder, name, inputs, write if together else None, place.work(name, key)
+        )
     found = Artifact.find(folder, key)
+    launch.told(found is not None)
     if found:
         seconds = float(found.made_by.get("seconds", 0.0))
         progress.event("skipped", step=name, digest=found.digest)
@@ -194,12 +204,35 @@ def do_step(
     with drafting(folder, made_by) as draft:
         draft.parent = next(iter(inputs.values()), "")
         write(draft, work)
+        # The others may still be reading there.
+        launch.meet()
         made_by["seconds"] = round(time.monotonic() - started, 3)
+    launch.meet()
     shutil.rmtree(work, ignore_errors=True)
     artifact = Artifact.open(folder)
     seconds = float(made_by["seconds"])
     progress.event("finished", step=name, digest=artifact.digest, seconds=seconds)
     return Done(name=name, artifact=artifact, seconds=seconds, inputs=inputs, skipped=False)
+
+
+def _beside_main(
+    folder: Path,
+    name: str,
+    inputs: Mapping[str, str],
+    write: Callable[[Draft, Path], None] | None,
+    work: Path,
+) -> Done:
+    """Take part in what the main process does, and find what it made."""
+    skipped = launch.told(None)
+    if not skipped:
+        if write:
+            with tempfile.TemporaryDirectory() as nowhere:
+                write(Draft(Path(nowhere)), work)
+        launch.meet()
+        launch.meet()
+    artifact = Artifact.open(folder)
+    seconds = float(artifact.made_by.get("seconds", 0.0))
+    return Done(name=name, artifact=artifact, seconds=seconds, inputs=inputs, skipped=skipped)
 
 
 class StepLog:
@@ -216,9 +249,12 @@ class StepLog:
         inputs: Mapping[str, str],
         config: object,
         write: Callable[[Draft, Path], None],
+        *,
+        together: bool = False,
     ) -> Done:
-        """Do or find one step and remember it."""
-        done = do_step(self.place, name, inputs, config, write, self.progress)
+        """Do or find one step and remember it; processes do those `together` that train."""
+        progress = self.progress
+        done = do_step(self.place, name, inputs, config, write, progress, together=together)
         self.steps.append(done)
         self.done[name] = done
         seconds = "already done" if done.skipped else f"{done.seconds:.1f} s"

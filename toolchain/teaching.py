@@ -18,6 +18,7 @@ from toolchain.models.initialise import Init
 from toolchain.plan import AugmentPlan, CachePlan, Plan, StagePlan
 from toolchain.plan.cached import read_from
 from toolchain.rundir import Done, StepLog
+from toolchain.scale import launch, processes
 from toolchain.spec import ModelSpec
 from toolchain.steps.augment import augment, with_augmented
 from toolchain.steps.cache import Filled, fill_caches
@@ -88,6 +89,14 @@ class Teaching:
         """The first teacher."""
         return self.teachers[0]
 
+    def all(self) -> None:
+        """Train teachers that need it, assistants, the student and its baseline."""
+        self.finetune()
+        self.assist()
+        self.design()
+        self.distill()
+        self.baseline()
+
     def finetune(self) -> None:
         """Give bare encoders their heads; nothing to do for teachers that have one."""
         plan = self.plan
@@ -127,6 +136,7 @@ class Teaching:
                 work=work,
                 progress=self.log.progress,
             ),
+            together=True,
         )
         for number in range(1, len(encoders) + 1):
             self._fine_tuned(number, *member(done.artifact, number))
@@ -203,7 +213,9 @@ class Teaching:
     def _stream(self) -> None:
         """Stream the teachers into caches of the run, and read them from there."""
         folder = self.log.place.work("cache", self.plan.recipe_digest)
-        self.cache(folder)
+        if processes.is_main():
+            self.cache(folder)
+        launch.meet()
         self.plan = read_from(self.plan, folder)
         self.teachers = [
             replace(teacher, cache=cache)
@@ -231,42 +243,54 @@ class Teaching:
         if writing is None:
             return plan.task
         folder = work / "answers"
-        if not (folder / MANIFEST).is_file():
-            with drafting(folder, {}) as draft:
-                generate(
-                    draft,
-                    teacher=self._guides()[0].folder,
-                    task=plan.task,
-                    settings=writing,
-                    max_tokens=plan.limit(self._guides()[0].spec.tokenizer),
-                    batch_size=stages[0].batch_size,
-                    threads=plan.train_threads,
-                    work=work / "shards",
-                    progress=self.log.progress,
-                )
+        with launch.main_first():
+            if not (folder / MANIFEST).is_file():
+                self._answer(folder, stages, writing, work)
         return with_generated(plan.task, Artifact.open(folder))
+
+    def _answer(
+        self, folder: Path, stages: Sequence[StagePlan], writing: TeacherGenerate, work: Path
+    ) -> None:
+        plan = self.plan
+        with drafting(folder, {}) as draft:
+            generate(
+                draft,
+                teacher=self._guides()[0].folder,
+                task=plan.task,
+                settings=writing,
+                max_tokens=plan.limit(self._guides()[0].spec.tokenizer),
+                batch_size=stages[0].batch_size,
+                threads=plan.train_threads,
+                work=work / "shards",
+                progress=self.log.progress,
+            )
 
     def _with_copies(self, augmenting: AugmentPlan, work: Path) -> TaskData:
         """Return the task with further rows, the same for every model that learns from them."""
         plan = self.plan
         if self._copies is None:
             folder = work / "copies"
-            if not (folder / MANIFEST).is_file():
-                with drafting(folder, {}) as draft:
-                    augment(
-                        draft,
-                        model=augmenting.checkpoint.root,
-                        task=plan.task,
-                        settings=augmenting.settings,
-                        max_tokens=min(plan.max_tokens, augmenting.checkpoint.spec.max_tokens),
-                        threads=plan.train_threads,
-                        seed=plan.recipe.seed,
-                        work=work / "copy-shards",
-                        progress=self.log.progress,
-                    )
+            with launch.main_first():
+                if not (folder / MANIFEST).is_file():
+                    self._copy(folder, augmenting, work)
             written = Artifact.open(folder)
             self._copies = with_augmented(plan.task, written), dict(written.facts)
         return self._copies[0]
+
+    def _copy(self, folder: Path, augmenting: AugmentPlan, work: Path) -> None:
+        plan = self.plan
+        with drafting(folder, {}) as draft:
+            augment(
+                draft,
+                model=augmenting.checkpoint.root,
+                task=plan.task,
+                settings=augmenting.settings,
+                max_tokens=min(plan.max_tokens, augmenting.checkpoint.spec.max_tokens),
+                threads=plan.train_threads,
+                seed=plan.recipe.seed,
+                work=work / "copy-shards",
+                progress=self.log.progress,
+            )
 
     def baseline(self) -> None:
         """Train the same student from the same start on labels alone, unless not wanted."""
@@ -362,4 +386,4 @@ class Teaching:
         config = self._config(stages, spec, labels)
         if plan.augment and any(stage.augmented for stage in stages):
             config["augment"] = plan.augment.as_json()
-        return self.log.step(name, {**inputs, **data}, config, write)
+        return self.log.step(name, {**inputs, **data}, config, write, together=True)

@@ -1,71 +1,148 @@
-"""One rank of a training: run by test_two_ranks.py, alone or beside another."""
+"""One rank of trainings, one after another: alone or beside others. Arguments: a JSON file."""
 
+import json
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from toolchain.data.batching import Rows, tokenize
-from toolchain.distill.compose import compose
+from toolchain.distill.aggregation import Mean
+from toolchain.distill.compose import Composition, compose
+from toolchain.distill.engine import Holding, Whole
 from toolchain.distill.records import Parts, StageRun
-from toolchain.distill.teachers import TrainingModel
-from toolchain.distill.term import bind
+from toolchain.distill.teachers import Readable, TrainingModel
 from toolchain.distill.trainer import train
 from toolchain.models.build import build_student
-from toolchain.models.checkpoint import inspect
+from toolchain.models.checkpoint import Checkpoint, inspect
 from toolchain.models.loading import load_classifier, load_tokenizer
+from toolchain.plan.training import bound_to_all
 from toolchain.progress import Null
+from toolchain.spec import ModelSpec
+
+RUN = StageRun(
+    name="pred",
+    steps=6,
+    # Odd, so that the ranks' slices and their numbers of tokens differ.
+    batch_size=13,
+    lr=1e-3,
+    warmup=0.1,
+    weight_decay=0.01,
+    clip=1.0,
+    evals=1,
+    keep_best=False,
+    bf16=False,
+    seed=5,
+    metric="accuracy",
+    checkpoint_seconds=1e9,
+)
 
 
-def main(method: str, stage: str, teacher_folder: str, data: str, out: str) -> None:
+def rows_of(folder: Path, tokenizer: Any, names: list[str], split: str) -> Rows:
+    lines = (folder / f"{split}.tsv").read_text().splitlines()[1:]
+    texts, labels = zip(*(line.split("\t") for line in lines), strict=True)
+    return tokenize(tokenizer, texts, None, [names.index(n) for n in labels], max_tokens=64)
+
+
+def parts_of(
+    composed: Composition, stage: str, spec: ModelSpec, teachers: list[ModelSpec]
+) -> Parts:
+    weighing = (composed.aggregation or Mean()).resolve(spec, teachers)
+    return Parts(
+        surgery=composed.surgery,
+        operators=tuple(op for op in composed.operators if stage in op.stages),
+        aggregation=weighing if len(teachers) > 1 else None,
+    )
+
+
+def holding_of(placement: str) -> Holding:
+    if placement == "whole":
+        return Whole
+    from toolchain.scale.deepspeed import Sharding
+
+    return Sharding(placement)  # type: ignore[arg-type]
+
+
+def teacher_of(found: Checkpoint, placement: str) -> Readable:
+    if placement == "whole":
+        model = load_classifier(found.root)
+        return TrainingModel(model=model, family=found.family, spec=found.spec)
+    from toolchain.scale.teachers import ShardedTeacher
+
+    return ShardedTeacher(
+        folder=found.root, family=found.family, spec=found.spec, placement=placement
+    )
+
+
+class StopAt(Null):
+    """Interrupts the last rank, as Ctrl-C would: all must stop after the same step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def advance(self, task: str, done: int, total: int, **figures: object) -> None:  # noqa: ARG002
+        last = int(os.environ.get("WORLD_SIZE", "1")) - 1
+        if done == self.at and os.environ.get("RANK", "0") == str(last):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any]:
+    """Train once; rank 0 writes the student."""
+    found = [inspect(folder) for folder in case["teachers"]]
+    layers = case.get("layers", 2)
+    spec = found[0].spec.reshaped(layers=layers, **case.get("shape", {}))
+    start = load_classifier(found[0].root)
+    init = "random" if case.get("shape") else "teacher_uniform"
+    student = build_student(start, found[0].family, spec, init, seed=0)
+    composed = compose(case["method"], case.get("options", {}))
+    terms = bound_to_all(composed.stages[case["stage"]], spec, [f.spec for f in found])  # type: ignore[index]
+    run = StageRun(**{**vars(RUN), **case.get("run", {})})
+    rank = os.environ.get("RANK", "0")
+    work = Path(case.get("work", Path(case["out"]).with_suffix("")))
+    progress = StopAt(case["stop"]) if "stop" in case else Null()
+    try:
+        trained = train(
+            TrainingModel(model=student, family=found[0].family, spec=spec),
+            [teacher_of(f, case.get("teacher", "whole")) for f in found],
+            terms,
+            parts_of(composed, case["stage"], spec, [f.spec for f in found]),
+            rows("train"),
+            rows("dev"),
+            run,
+            work,
+            progress,
+            holding=holding_of(case.get("student", "whole")),
+        )
+    except KeyboardInterrupt:
+        assert "stop" in case
+        return {}
+    if rank == "0":
+        save_file({k: v.contiguous() for k, v in student.state_dict().items()}, case["out"])
+    return {"points": trained.points, "evals": trained.evals}
+
+
+def main(file: str) -> None:
     torch.set_num_threads(1)
-    found = inspect(teacher_folder)
-    tokenizer = load_tokenizer(found.root)
-    names = sorted(found.labels.values())
+    cases = json.loads(Path(file).read_text())
+    first = inspect(cases[0]["teachers"][0])
+    tokenizer = load_tokenizer(first.root)
+    names = sorted(first.labels.values())
+    made: dict[str, Rows] = {}
 
     def rows(split: str) -> Rows:
-        lines = (Path(data) / f"{split}.tsv").read_text().splitlines()[1:]
-        texts, labels = zip(*(line.split("\t") for line in lines), strict=True)
-        return tokenize(tokenizer, texts, None, [names.index(n) for n in labels], max_tokens=64)
+        if split not in made:
+            made[split] = rows_of(Path(cases[0]["data"]), tokenizer, names, split)
+        return made[split]
 
-    teacher = load_classifier(found.root)
-    spec = found.spec.reshaped(layers=2)
-    student = build_student(teacher, found.family, spec, "teacher_uniform", seed=0)
-    composed = compose(method, {})
-    terms = tuple(bind(t, spec, found.spec) for t in composed.stages[stage])  # type: ignore[index]
-    run = StageRun(
-        name=stage,
-        steps=8,
-        # Odd, so that the ranks' slices and their numbers of tokens differ.
-        batch_size=13,
-        lr=1e-3,
-        warmup=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        evals=1,
-        keep_best=False,
-        bf16=False,
-        seed=5,
-        metric="accuracy",
-        checkpoint_seconds=1e9,
-    )
-    rank = os.environ.get("RANK", "0")
-    work = Path(out).with_name(f"work-{Path(out).stem}-{rank}")
-    train(
-        TrainingModel(model=student, family=found.family, spec=spec),
-        [TrainingModel(model=teacher, family=found.family, spec=found.spec)],
-        terms,
-        Parts(surgery=composed.surgery),
-        rows("train"),
-        rows("dev"),
-        run,
-        work,
-        Null(),
-    )
-    if rank == "0":
-        save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out)
+    for case in cases:
+        done = run_case(case, rows)
+        if os.environ.get("RANK", "0") == "0":
+            Path(case["out"]).with_suffix(".json").write_text(json.dumps(done))
     if torch.distributed.is_initialized():
         # A rank that leaves early takes the others' connections with it.
         torch.distributed.barrier()

@@ -29,6 +29,7 @@ from toolchain.cli import (
 )
 from toolchain.cli.options import version
 from toolchain.errors import ToolchainError
+from toolchain.scale import processes
 
 __all__ = ["app", "main"]
 
@@ -66,7 +67,9 @@ app.command("doctor")(doctor.run)
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
+    # Launchers that number processes on the command line do so in the environment as well.
+    arguments = [word for word in given if not word.startswith("--local_rank=")]
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     # Read when torch loads: threads that spin while they wait starve each other as soon as anything
     # else runs (measured beside one busy process on two cores: 10 samples/s, against 220).
@@ -76,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     except ToolchainError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        errors.print(f"error: {error.message}", markup=False, style="bold red")
+        who = "" if processes.is_main() else f"process {processes.rank()}: "
+        errors.print(f"{who}error: {error.message}", markup=False, style="bold red")
         if error.hint:
             errors.print(f"  {error.hint}", markup=False)
         return error.exit_code

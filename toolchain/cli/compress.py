@@ -70,6 +70,7 @@ def run(
     from toolchain.data.sources import check_exportable
     from toolchain.plan import make_plan, probed
     from toolchain.rundir import check_output
+    from toolchain.scale import launch, processes
 
     plan = make_plan(recipe, output)
     check_exportable(plan.task)
@@ -78,13 +79,19 @@ def run(
         plan = probed(plan)
         out(json.dumps(plan.as_json(), indent=2) if json_ else show_plan(plan))
         return
+    if not processes.is_main():
+        from toolchain.pipeline import take_part
+
+        with launch.joined():
+            take_part(plan, output)
+        return
     err.print(show_plan(plan), markup=False)
     # Only now, with nothing left to refuse, is what loads weights imported.
     from toolchain.pipeline import compress
     from toolchain.report.renderers.terminal import draw
 
     command = shlex.join(["toolchain", *sys.argv[1:]])
-    with working(verbose=verbose) as progress:
+    with launch.joined(), working(verbose=verbose) as progress:
         outcome = compress(plan, output, command=command, progress=progress)
     if json_:
         out(json.dumps(outcome.as_json(), indent=2))

@@ -27,6 +27,18 @@ def run(
     labels_only: Annotated[
         bool, typer.Option("--labels-only", help="Train the fair baseline instead.")
     ] = False,
+    teacher_placement: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher-placement", help="Where the teacher lies: whole, zero3 ...", metavar="NAME"
+        ),
+    ] = None,
+    student_placement: Annotated[
+        str | None,
+        typer.Option(
+            "--student-placement", help="Where the student lies: whole, zero2 ...", metavar="NAME"
+        ),
+    ] = None,
     max_steps: o.MaxSteps = None,
     seed: o.Seed = None,
     threads: o.Threads = None,
@@ -44,7 +56,8 @@ def run(
             "data.path": data,
             "method": method,
             "placement.cache": cache,
-            "placement.teacher": "cached" if cache else None,
+            "placement.teacher": teacher_placement or ("cached" if cache else None),
+            "placement.student": student_placement,
             "max_steps": max_steps,
             "seed": seed,
             "threads": threads,

@@ -40,13 +40,16 @@ def run_stage(
 ) -> None:
     """Do one step of a plan into `output` and print what it made."""
     from toolchain.cli.showing import show_plan
+    from toolchain.progress import Null
     from toolchain.rundir import OneFolder, StepLog
+    from toolchain.scale import launch, processes
     from toolchain.teaching import Teaching
 
     _check_single(plan, stage)
-    err.print(show_plan(plan), markup=False)
-    with working(verbose=verbose) as progress:
-        log = StepLog(OneFolder(output), progress)
+    if processes.is_main():
+        err.print(show_plan(plan), markup=False)
+    with launch.joined(), working(verbose=verbose) as progress:
+        log = StepLog(OneFolder(output), progress if processes.is_main() else Null())
         teaching = Teaching(plan, log)
         steps: Mapping[str, Callable[[], None]] = {
             "finetune": teaching.finetune,
@@ -55,7 +58,8 @@ def run_stage(
             "baseline": teaching.baseline,
         }
         steps[stage]()
-    _print(log.steps[-1].artifact, json_)
+    if processes.is_main():
+        _print(log.steps[-1].artifact, json_)
 
 
 def _check_single(plan: "Plan", stage: str) -> None:

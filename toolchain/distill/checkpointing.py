@@ -16,8 +16,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from toolchain.artifact import write_atomic
+from toolchain.distill.engine import Moments
 
-__all__ = ["TrainingState", "restore", "store", "tensors_of"]
+__all__ = [
+    "TrainingState",
+    "flat",
+    "moments_of",
+    "restore",
+    "restore_random",
+    "store",
+    "tensors_of",
+]
 
 
 @dataclass
@@ -35,7 +44,8 @@ class TrainingState:
     samples: int = 0
 
 
-def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the state of modules, each name behind its module's."""
     return {
         f"{prefix}.{name}": tensor
         for prefix, module in modules.items()
@@ -44,38 +54,31 @@ def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def store(
-    path: Path,
-    state: TrainingState,
-    modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None = None,
+    path: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Moments = ()
 ) -> None:
     """Write the state. Raises ResourceError when the disk is full; the old file then stays."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _flat(modules).items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         for i, device_state in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"rng.cuda.{i}"] = device_state
-    if optimizer is not None:
-        for index, moments in optimizer.state_dict()["state"].items():
-            for name, value in moments.items():
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
+    for index, own in moments:
+        for name, value in own.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
     # Tied weights share memory, which safetensors refuses: each is stored by itself.
     unique = {name: tensor.clone() for name, tensor in tensors.items()}
     write_atomic(path, save(unique, metadata={"state": json.dumps(vars(state))}))
 
 
-def restore(
-    path: Path,
-    modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None = None,
-) -> TrainingState | None:
-    """Read the state into the modules and the optimiser; None when there is none to read."""
+def restore(path: Path, modules: Mapping[str, nn.Module]) -> TrainingState | None:
+    """Read the state into the modules; None when there is none to read."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             state = TrainingState(**json.loads(file.metadata()["state"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [n for n in file.keys() if not n.startswith("optimizer.")]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         # A foreign or damaged file cannot come from our own atomic write: start over.
         return None
@@ -83,13 +86,28 @@ def restore(
         start = f"{prefix}."
         part = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
         module.load_state_dict(part, strict=True)
-    if optimizer is not None:
-        _restore_optimizer(optimizer, tensors)
-        torch.set_rng_state(tensors["rng.cpu"])
-        for i in range(torch.cuda.device_count()):
-            if f"rng.cuda.{i}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"rng.cuda.{i}"], i)
     return state
+
+
+def restore_random(path: Path) -> None:
+    """Go on with the random numbers of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        torch.set_rng_state(file.get_tensor("rng.cpu"))
+        names = set(file.keys())
+        for i in range(torch.cuda.device_count()):
+            if f"rng.cuda.{i}" in names:
+                torch.cuda.set_rng_state(file.get_tensor(f"rng.cuda.{i}"), i)
+
+
+def moments_of(path: Path) -> Moments:
+    """Yield the optimiser's state in a checkpoint, one parameter's at a time."""
+    with safe_open(path, framework="pt") as file:
+        keys: dict[int, list[str]] = {}
+        for name in file.keys():  # noqa: SIM118
+            if name.startswith("optimizer."):
+                keys.setdefault(int(name.split(".")[1]), []).append(name)
+        for index in sorted(keys):
+            yield index, {name.split(".", 2)[2]: file.get_tensor(name) for name in keys[index]}
 
 
 def tensors_of(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -101,13 +119,3 @@ def tensors_of(path: Path, prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(start): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return {}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})

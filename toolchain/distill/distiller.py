@@ -18,6 +18,7 @@ from toolchain.distill.capture import Captures
 from toolchain.distill.context import Context, Moment
 from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
+from toolchain.distill.ranks import Beside, beside, gathered
 from toolchain.distill.seen import Apart, Seen, knowledge, layers, logits_of, no_rows, part, said
 from toolchain.distill.skips import Skips, clock_key, is_watched, turn_name
 from toolchain.distill.term import BoundTerm
@@ -192,7 +193,8 @@ class Distiller(nn.Module):
         if seen.student.decoder and teacher.decoder:
             decoders = (seen.student.decoder, teacher.decoder)
             context = dataclasses.replace(context, decoders=decoders)
-        matched = self._pairs(bound, seen, context)
+        among = beside(context) if bound.across else None
+        matched = self._pairs(bound, seen, context, among)
         # Pairs of a random matching change from step to step; their number does not.
         pairs = list(term.match.pair(bound.layer_map, *matched, context))
         numerators = []
@@ -200,7 +202,7 @@ class Distiller(nn.Module):
         for i, pair in enumerate(pairs):
             share = term.schedule.of_pair(progress, i, len(pairs))
             if share:
-                numerators.append(share * self._compared(bound, pair, teacher, context))
+                numerators.append(share * self._compared(bound, pair, teacher, context, among))
             else:
                 # Not zero times its value: a gradient of zeros would still decay the weights.
                 numerators.append(no_rows(bound, context))
@@ -221,7 +223,7 @@ class Distiller(nn.Module):
         return numerators[turn].detach().sum() if turn < len(numerators) else None
 
     def _pairs(
-        self, bound: BoundTerm, seen: Seen, context: Context
+        self, bound: BoundTerm, seen: Seen, context: Context, among: Beside | None
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         sides: list[dict[int, Tensor]] = []
         apart = seen.apart.get(bound.teacher)
@@ -236,6 +238,11 @@ class Distiller(nn.Module):
             if apart and apart.rows and _of_logits(bound):
                 rows = apart.rows.student_A if side == "student" else apart.rows.teacher_A
                 read = {n: values[rows] for n, values in read.items()}
+            if among:
+                read = {n: gathered(values) for n, values in read.items()}
+                theirs = beside(around) if around is not context else among
+                assert theirs is not None
+                around = theirs.context
             if side == "teacher":
                 # Its own projections may learn; the teacher never does.
                 read = {n: values.detach() for n, values in read.items()}
@@ -258,7 +265,12 @@ class Distiller(nn.Module):
         return values
 
     def _compared(
-        self, bound: BoundTerm, pair: Pair, teacher: Captures, context: Context
+        self,
+        bound: BoundTerm,
+        pair: Pair,
+        teacher: Captures,
+        context: Context,
+        among: Beside | None = None,
     ) -> Tensor:
         term = bound.term
         if term.guide:
@@ -272,6 +284,9 @@ class Distiller(nn.Module):
                 t = self._transformed(bound, "teacher", 0, t, around)
             return term.reduction.numerators(bound.objective(s, t, around, module), around)
 
+        if among:
+            own = among.logits if term.reduction.over == "logits" else among.sequences
+            return numerators(pair.student, pair.teacher, among.context)[own]
         if not _too_large(pair.student, bound):
             return numerators(pair.student, pair.teacher, context)
         size = max(1, PIECE // _row_size(pair.student, bound))

@@ -36,30 +36,44 @@ class Answers:
 
 
 def evaluate(
-    model: PreTrainedModel, rows: Rows, *, batch_size: int = 64, bf16: bool = False
+    model: PreTrainedModel,
+    rows: Rows,
+    *,
+    batch_size: int = 64,
+    bf16: bool = False,
+    inference: bool = True,
 ) -> Answers:
     """Return what a model answers to rows of any task; its mode is restored afterwards.
+
+    A model in pieces is not asked in `inference` mode: what is gathered for it stays beyond it.
 
     Logits over a vocabulary are reduced batch by batch and never kept; a masked language model is
     asked for the same tokens every time.
     """
     match rows.task:
         case "tag":
-            return _tags(model, rows, batch_size, bf16)
+            return _tags(model, rows, batch_size, bf16, inference)
         case "causal_lm" | "mask_lm":
-            return Answers(_tokens(model, rows, batch_size, bf16), None)
+            return Answers(_tokens(model, rows, batch_size, bf16, inference), None)
         case _:
             assert isinstance(rows.labels, np.ndarray)
-            logits_RC = logits_of_rows(model, rows, batch_size=batch_size, bf16=bf16)
+            logits_RC = logits_of_rows(
+                model, rows, batch_size=batch_size, bf16=bf16, inference=inference
+            )
             return Answers(logits_RC, rows.labels)
 
 
 def logits_of_rows(
-    model: PreTrainedModel, rows: Rows, *, batch_size: int = 64, bf16: bool = False
+    model: PreTrainedModel,
+    rows: Rows,
+    *,
+    batch_size: int = 64,
+    bf16: bool = False,
+    inference: bool = True,
 ) -> NDArray[np.float32]:
     """Return logits (R, C) in float32; the model's mode is restored afterwards."""
     logits_RC: NDArray[np.float32] | None = None
-    for batch, logits in _answered(model, rows, batch_size, bf16):
+    for batch, logits in _answered(model, rows, batch_size, bf16, inference):
         logits_BC = logits.float().cpu().numpy()
         if logits_RC is None:
             logits_RC = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
@@ -68,12 +82,14 @@ def logits_of_rows(
     return logits_RC
 
 
-def _tags(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> Answers:
+def _tags(
+    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool, inference: bool
+) -> Answers:
     assert isinstance(rows.labels, tuple)
     gold = [labels[labels != IGNORED] for labels in rows.labels]
     starts = np.concatenate([[0], np.cumsum([len(labels) for labels in gold])]).astype(np.int64)
     logits_PC: NDArray[np.float32] | None = None
-    for batch, logits_BNC in _answered(model, rows, batch_size, bf16):
+    for batch, logits_BNC in _answered(model, rows, batch_size, bf16, inference):
         words_BN = batch.labels != IGNORED
         if logits_PC is None:
             logits_PC = np.empty((int(starts[-1]), logits_BNC.shape[2]), dtype=np.float32)
@@ -86,13 +102,15 @@ def _tags(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> An
     return Answers(outputs, np.concatenate(gold))
 
 
-def _tokens(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> TokenSums:
+def _tokens(
+    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool, inference: bool
+) -> TokenSums:
     longest = int(rows.lengths.max())
     fitting = max(1, _LOGITS // (longest * int(model.config.get_text_config().vocab_size)))
     nll = np.zeros(len(rows), dtype=np.float64)
     right = np.zeros(len(rows), dtype=np.int64)
     tokens = np.zeros(len(rows), dtype=np.int64)
-    for batch, logits_BNV in _answered(model, rows, min(batch_size, fitting), bf16):
+    for batch, logits_BNV in _answered(model, rows, min(batch_size, fitting), bf16, inference):
         wanted_BN = batch.labels != IGNORED
         # Only supervised positions are turned to fp32: one in seven of a masked model's.
         logits_PV = logits_BNV[wanted_BN].float()
@@ -106,23 +124,26 @@ def _tokens(model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool) -> 
 
 
 def _answered(
-    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool
+    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool, inference: bool
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch, on the model's device, with its logits."""
     device = next(model.parameters()).device
     for batch in in_order(rows, batch_size):
         moved = batch.to(device)
-        with _evaluating(model, device, bf16):
+        with _evaluating(model, device, bf16, inference):
             logits = model(**moved.inputs).logits
         yield moved, logits
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
+def _evaluating(
+    model: PreTrainedModel, device: torch.device, bf16: bool, inference: bool
+) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        apart = torch.inference_mode() if inference else torch.no_grad()
+        with apart, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             yield
     finally:
         model.train(was_training)

@@ -1,23 +1,30 @@
 """The optimiser of a stage: which parameters decay, which belong to a surgery, how far it goes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from toolchain.distill.tables import TableAdamW, gathered
 
-__all__ = ["clip", "optimizer_of"]
+__all__ = ["clip", "groups_of", "optimizer_of"]
 
 
 def optimizer_of(
     modules: Mapping[str, nn.Module], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return AdamW over everything that learns.
+    """Return AdamW over everything that learns."""
+    return TableAdamW(groups_of(modules, weight_decay), lr=lr, fused=True)
 
-    Each group says whether it is of the "surgery", which may have a learning rate of its own.
+
+def groups_of(modules: Mapping[str, nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Return everything that learns, in groups with and without decay.
+
+    Each group says whether it is of the "surgery", which may have a learning rate of its own. The
+    order numbers the parameters in checkpoints.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for surgery in (False, True):
         found = [
             parameter
@@ -30,7 +37,7 @@ def optimizer_of(
             chosen = [p for p in found if (p.ndim < 2) == few]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "surgery": surgery})
-    return TableAdamW(groups, lr=lr, fused=True)
+    return groups
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: float) -> None:

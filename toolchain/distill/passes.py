@@ -18,6 +18,7 @@ from toolchain.distill.generation import prompts_of, sampled, with_answers
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import Positions, aligned, positions_of
+from toolchain.distill.ranks import summed
 from toolchain.distill.seen import Apart, Seen
 from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
@@ -111,10 +112,10 @@ class StepPasses:
     def loss(self, plain: View, reader: str) -> Tensor:
         """Return the loss of the terms that read the view `reader`, taken on the plain pass.
 
-        It is the mean over this micro-batch alone.
+        Added up over ranks it is the mean over the global batch.
         """
         known = self._seen(plain)
-        counts = self.denominators({reader: known})
+        counts = summed(self.denominators({reader: known}))
         values = self._distiller({"plain": known, reader: known}, counts)
         return self._distiller.total(values, self._moment)
 
@@ -165,11 +166,16 @@ class StepPasses:
 
     def denominators(self, seen: Mapping[str, Seen]) -> dict[str, float]:
         """Return each term's number of positions in this micro-batch."""
-        return {
-            bound.name: bound.term.reduction.denominator(seen[bound.term.view].around(bound))
-            for bound in self._distiller.terms
-            if bound.term.view in seen
-        }
+        found = {}
+        for bound in self._distiller.terms:
+            if bound.term.view in seen:
+                context = seen[bound.term.view].around(bound)
+                found[bound.name] = bound.term.reduction.denominator(context)
+                if bound.across and bound.term.reduction.over == "sample":
+                    # Each sequence stands beside those of all ranks.
+                    own = float(context.mask_BN.shape[0])
+                    found[bound.name] = own * summed({"": own})[""]
+        return found
 
     def _seen(self, view: View) -> Seen:
         rows = positions_of(self._spec.task, view.batch.labels)

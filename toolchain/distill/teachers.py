@@ -1,7 +1,7 @@
 """Models that are read while a student trains, and the teacher that runs beside it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -35,6 +35,10 @@ class TrainingModel:
     vocabulary: Vocabulary | None = None
     rows: Rows | None = None
 
+    def reading(self, rows: Rows | None) -> "TrainingModel":
+        """Return it with rows of its own."""
+        return replace(self, rows=rows)
+
     def open(
         self, requests: frozenset[Request], *, device: torch.device, bf16: bool
     ) -> "OnlineTeacher":
@@ -52,6 +56,9 @@ class Readable(Protocol):
     @property
     def rows(self) -> Rows | None:
         """The student's rows in tokens of its own; None where it reads the student's."""
+
+    def reading(self, rows: Rows | None) -> "Readable":
+        """Return it with rows of its own."""
 
     def open(self, requests: frozenset[Request], *, device: torch.device, bf16: bool) -> "Teacher":
         """Return the teacher that gives these tensors of every batch. Raises UsageError."""
@@ -76,7 +83,10 @@ class Teacher(Protocol):
 
 
 class OnlineTeacher:
-    """Runs the model on every batch: evaluation mode, no gradient, no dropout."""
+    """Runs the model on every batch: evaluation mode, no gradient, no dropout.
+
+    A `placed` model lies where it is to lie, as it is to lie there.
+    """
 
     def __init__(
         self,
@@ -85,11 +95,13 @@ class OnlineTeacher:
         *,
         device: torch.device,
         bf16: bool,
+        placed: bool = False,
     ) -> None:
-        torch.nn.Module.to(teacher.model, device)
+        if not placed:
+            torch.nn.Module.to(teacher.model, device)
         self.spec, self.rows = teacher.spec, teacher.rows
         self._model = teacher.model.eval().requires_grad_(False)
-        if bf16:
+        if bf16 and not placed:
             _cast_once(self._model)
         self._recorder = Recorder(self._model, teacher.family, teacher.spec, requests)
         self._recorder.__enter__()

@@ -176,6 +176,11 @@ class BoundTerm:
         """The term's name, with the number of every teacher but the first."""
         return f"{self.term.name}#{self.teacher + 1}" if self.teacher else self.term.name
 
+    @property
+    def across(self) -> bool:
+        """Whether it compares the rows of a batch with each other, on all ranks."""
+        return self.objective.across or any(t.across for t in self.transforms)
+
     def requests(self, side: Literal["student", "teacher"]) -> frozenset[Request]:
         """Return the tensors one side must keep; gold labels ask nothing of the teacher."""
         extract, guide = self.term.extract, self.term.guide

@@ -11,7 +11,7 @@ global batch.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,28 @@ from torch import Tensor, nn
 from toolchain import metrics
 from toolchain.data.batching import Batch, Rows, collate, epoch_batches
 from toolchain.distill.capture import Recorder
-from toolchain.distill.checkpointing import TrainingState, restore, store, tensors_of
+from toolchain.distill.checkpointing import (
+    TrainingState,
+    flat,
+    moments_of,
+    restore,
+    restore_random,
+    store,
+    tensors_of,
+)
 from toolchain.distill.context import Moment
 from toolchain.distill.curve import Curve
 from toolchain.distill.distiller import Distiller
+from toolchain.distill.engine import Holding, Whole
 from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.distill.extract import Request
 from toolchain.distill.operators import Judge
-from toolchain.distill.optimizer import clip, optimizer_of
 from toolchain.distill.passes import StepPasses
 from toolchain.distill.records import Parts, StageRun, Trained
 from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
 from toolchain.distill.stopping import stop_between_steps
 from toolchain.distill.surgery import Operation, Surgery
-from toolchain.distill.tables import row_gradients
 from toolchain.distill.teachers import Readable, Teacher, TrainingModel
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import StepError
@@ -59,12 +66,16 @@ def train(
     run: StageRun,
     work: Path,
     progress: Progress,
+    *,
+    holding: Holding = Whole,
 ) -> Trained:
     """Train the student in place; `work` holds the checkpoint a killed run goes on from.
 
+    `holding` says where its weights, gradients and moments lie meanwhile.
+
     Raises StepError when a loss is not finite, naming the step, the terms and the rows.
     """
-    loop = _Loop(student, teachers, terms, parts, rows, dev, run, work, progress)
+    loop = _Loop(student, teachers, terms, parts, rows, dev, run, work, progress, holding)
     try:
         return loop.run_all()
     finally:
@@ -85,6 +96,7 @@ class _Loop:
         run: StageRun,
         work: Path,
         progress: Progress,
+        holding: Holding,
     ) -> None:
         # Another precision than the last run's of this process would be refused otherwise.
         AcceleratorState._reset_state()
@@ -115,9 +127,12 @@ class _Loop:
         # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states
         # leaves parameters above them without gradients, which the wrapper takes for an error.
         self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
-        self.optimizer = self.accelerator.prepare_optimizer(
-            optimizer_of(self.modules, run.lr, run.weight_decay)
-        )
+        self.checkpoint = work / "checkpoint.safetensors"
+        # Before the student is taken into pieces.
+        self.found = restore(self.checkpoint, self.modules)
+        self.state = self.found or TrainingState()
+        self._same_everywhere(self.state.step)
+        self.engine = holding(self.accelerator, self.modules, run)
         self.recorder = Recorder(
             student.model,
             student.family,
@@ -139,7 +154,6 @@ class _Loop:
             self.surgery,
             dict(self.memories.items()),
         )
-        self.state = TrainingState()
         self.told = False
         self.curve = Curve(run)
 
@@ -178,22 +192,20 @@ class _Loop:
         """Remove the hooks and give the model back as it came."""
         for teacher in self.teachers:
             teacher.close()
+        self.engine.close()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.curve.close()
 
     def run_all(self) -> Trained:
         """Train from the last checkpoint to the end."""
-        run, checkpoint = self.run, self.work / "checkpoint.safetensors"
+        run, found = self.run, self.found
         self.work.mkdir(parents=True, exist_ok=True)
-        found = restore(checkpoint, self.modules, self.optimizer.optimizer)
         if found:
-            self.state = found
+            self.engine.resume(moments_of(self.checkpoint))
+            restore_random(self.checkpoint)
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
-        # Other ranks' rows are others, and a GPU clears a table in no time.
-        alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
-        rows_only = row_gradients(self.student.model) if alone else nullcontext()
-        with rows_only, self.recorder, stop_between_steps() as stopping:
+        with self.recorder, stop_between_steps() as stopping:
             if not found:
                 self._judged()
             self.model.train()
@@ -202,13 +214,17 @@ class _Loop:
                 if self.state.step == run.steps or run.evaluates_after(self.state.step):
                     self._evaluate()
                 overdue = time.monotonic() - saved > run.checkpoint_seconds
-                if stopping.is_set() or overdue:
-                    self._store(checkpoint)
+                stop, save = self._agreed(stopping.is_set(), overdue)
+                if stop or save:
+                    self._store(self.checkpoint)
                     saved = time.monotonic()
-                if stopping.is_set():
+                if stop:
                     raise KeyboardInterrupt
-        self._store(checkpoint)
+        self._store(self.checkpoint)
+        self.engine.close()
         if run.keep_best:
+            # The main process may still be writing it.
+            self.accelerator.wait_for_everyone()
             restore(self.work / "best.safetensors", self.kept)
         self.student.model.eval()
         if self.surgery:
@@ -231,7 +247,9 @@ class _Loop:
         moment = Moment(step=step, steps=run.steps, epoch=step // per_epoch, seed=run.seed)
         with self._timed("data"):
             mine = chosen[accelerator.process_index :: accelerator.num_processes]
-            batch = collate(self.rows, mine, step=step).to(accelerator.device)
+            # The last batch of an epoch may have fewer rows than there are ranks.
+            weight = 1.0 if mine else 0.0
+            batch = collate(self.rows, mine or chosen[:1], step=step).to(accelerator.device)
         if self.surgery:
             self.surgery.before_step(moment)
         batch = self.passes.prepared(batch, moment)
@@ -239,9 +257,9 @@ class _Loop:
         with self._timed("student"):
             lr = run.lr_at(step)
             own = self.surgery.rate(moment) if self.surgery else None
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr if own is None or not group["surgery"] else own
-            values = self.distiller(seen, self._summed(self.passes.denominators(seen)))
+            counts = self.passes.denominators(seen)
+            counts = self._summed({name: weight * count for name, count in counts.items()})
+            values = {n: weight * v for n, v in self.distiller(seen, counts).items()}
             raw = self._summed({name: float(value.detach()) for name, value in values.items()})
             self._check(raw, step, batch)
             self.distiller.observe(raw)
@@ -252,20 +270,14 @@ class _Loop:
             if step % max(_SHARE_GAP, run.steps // _SHARE_READINGS) == 0:
                 self._read_shares(weighted)
             total = torch.stack(list(weighted.values())).sum()
-            accelerator.backward(total)
-            groups = self.optimizer.param_groups
-            self._sum_gradients([p for group in groups for p in group["params"]])
-            # What has a rate of its own has gradients of a size of its own.
-            clipped = [g["params"] for g in groups if own is None or not g["surgery"]]
-            clip([p for params in clipped for p in params], run.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        raw |= self._learned_from(seen["plain"], batch)
+            self.engine.backward(total)
+            self.engine.step(lr, own, run.clip)
+        raw |= self._learned_from(seen["plain"], batch, lr)
         self.state.step = step + 1
         self.state.samples += len(chosen)
         self._log(sum(self._summed({"": float(total.detach())}).values()), lr, raw)
 
-    def _learned_from(self, plain: Seen, batch: Batch) -> dict[str, float]:
+    def _learned_from(self, plain: Seen, batch: Batch, lr: float) -> dict[str, float]:
         """Let an aggregation that learns see what the update did; return its mean reward.
 
         Nothing else has a gradient here, so the optimiser's second step is the policy's alone.
@@ -280,21 +292,26 @@ class _Loop:
             local = {"rows": float(len(lesson.reward_P)), "reward": float(lesson.reward_P.sum())}
             summed = self._summed(local)
             if lesson.loss_P is not None:
-                self.accelerator.backward(lesson.loss_P.sum() / summed["rows"])
-                parameters = list(self.distiller.parameters())
-                self._sum_gradients(parameters)
-                clip(parameters, self.run.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                self.engine.backward(lesson.loss_P.sum() / summed["rows"], student=False)
+                self.engine.step(lr, None, self.run.clip)
             reward = summed["reward"] / summed["rows"]
             self.distiller.taught(reward)
         return {f"{aggregation.key}/reward": reward}
 
-    def _sum_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Sum gradients over ranks; which parameters have one is the same on all of them."""
-        if self.accelerator.num_processes > 1:
-            for gradient in (p.grad for p in parameters if p.grad is not None):
-                gradient.copy_(self.accelerator.reduce(gradient, "sum"))
+    def _same_everywhere(self, step: int) -> None:
+        """Raise StepError unless all ranks go on from the same step."""
+        ranks = self.accelerator.num_processes
+        if self._summed({"": float(step)})[""] != ranks * step:
+            raise StepError(
+                f"{self.work}: processes find different checkpoints in it (step {step} here)",
+                "give an output folder that all of them share",
+            )
+
+    def _agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Return whether any rank was told to stop, and whether the first one wants to save."""
+        main = self.accelerator.is_main_process
+        agreed = self._summed({"stop": float(stop), "save": float(save and main)})
+        return agreed["stop"] > 0, agreed["save"] > 0
 
     def _summed(self, local: Mapping[str, float]) -> dict[str, float]:
         """Return the values summed over ranks."""
@@ -321,7 +338,7 @@ class _Loop:
     def _read_shares(self, weighted: Mapping[str, Tensor]) -> None:
         """Note each term's part of the gradient; after a warning-worthy run of them, say so."""
         terms = {name: value for name, value in weighted.items() if name != "surgery"}
-        if len(terms) < 2:
+        if len(terms) < 2 or not self.engine.in_place:
             return
         parameters = [p for p in self.student.model.parameters() if p.requires_grad]
         shares = gradient_shares(terms, parameters)
@@ -336,7 +353,7 @@ class _Loop:
         if not self.run.keep_best:
             return
         with self._timed("evaluation"):
-            answers = evaluate(self.student.model, self.dev, bf16=self.run.bf16)
+            answers = self._answers()
             value = metrics.score(self.run.metric, answers.outputs, answers.labels)
         self._judged(answers)
         self.state.evals.append({"step": self.state.step, "metric": value})
@@ -346,6 +363,11 @@ class _Loop:
             self.state.best_metric, self.state.best_step = value, self.state.step
             self._store(self.work / "best.safetensors", weights_only=True)
 
+    def _answers(self) -> Answers:
+        return evaluate(
+            self.student.model, self.dev, bf16=self.run.bf16, inference=self.engine.in_place
+        )
+
     def _judged(self, answers: Answers | None = None) -> None:
         """Tell operators that follow it the loss on dev, evaluated here where it is not given."""
         judges = [m for m in self.memories.values() if isinstance(m, Judge)]
@@ -353,17 +375,20 @@ class _Loop:
             return
         if answers is None:
             with self._timed("evaluation"):
-                answers = evaluate(self.student.model, self.dev, bf16=self.run.bf16)
+                answers = self._answers()
         for judge in judges:
             judge.judged(metrics.score("loss", answers.outputs, answers.labels))
 
     def _store(self, path: Path, *, weights_only: bool = False) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        if weights_only:
-            store(path, TrainingState(), self.kept)
+        beside = self.kept if weights_only else self.modules
+        weights = {f"student.{name}": t for name, t in self.engine.weights().items()}
+        weights |= flat({name: module for name, module in beside.items() if name != "student"})
+        moments = () if weights_only else self.engine.moments()
+        if self.accelerator.is_main_process:
+            store(path, TrainingState() if weights_only else self.state, weights, moments)
         else:
-            store(path, self.state, self.modules, self.optimizer.optimizer)
+            for _ in moments:
+                """The main process takes them; all must give."""
 
     def _log(self, value: float, lr: float, raw: Mapping[str, float]) -> None:
         run, step = self.run, self.state.step

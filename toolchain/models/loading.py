@@ -1,5 +1,6 @@
 """Teachers, students and tokenizers read from a folder: fp32, safetensors, no code from data."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,13 +54,21 @@ _PROBLEMS = {
 def quiet() -> None:
     """Silence transformers' own progress bars and notes; ours say what matters."""
     hf_logging.set_verbosity_error()
+    if not torch.cuda.is_available():
+        # Where DeepSpeed is installed transformers imports it to save a model, and it complains.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hf_logging.disable_progress_bar()
 
 
 def load_model(
-    folder: Path, task: Task, *, labels: Mapping[int, str] | None = None, seed: int = 0
+    folder: Path,
+    task: Task,
+    *,
+    labels: Mapping[int, str] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """Load a model for a task in fp32, evaluation mode.
+    """Load a model for a task in fp32 (or `dtype`), evaluation mode.
 
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
     Raises UsageError when the family has no head for the task.
@@ -67,7 +76,7 @@ def load_model(
     torch.manual_seed(seed)
     config = load_config(folder, task, labels=labels)
     model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True
+        folder, config=config, dtype=dtype, use_safetensors=True
     )
     model.eval()
     return model

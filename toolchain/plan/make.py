@@ -26,6 +26,7 @@ from toolchain.plan.needs import (
     token_lengths,
     training_of,
 )
+from toolchain.plan.sharding import check_sharding
 from toolchain.plan.student import (
     check_names,
     default_method,
@@ -146,6 +147,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     plan = with_caches(plan)
     budget = budgeted(plan)
     plan = streaming(replace(plan, budget=budget, estimate=estimated(plan, budget)))
+    own = [stage for assistant in assistants for stage in assistant.stages]
+    check_sharding(plan.placement, (*own, *stages))
     check_resources(plan, output)
     return plan
 

@@ -12,7 +12,7 @@ from toolchain.estimate import Estimate
 from toolchain.layermap import LayerMap
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.initialise import Init
-from toolchain.recipe import Augment, Recipe
+from toolchain.recipe import Augment, Placement, Recipe
 from toolchain.scale.budget import Budget
 from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
@@ -170,6 +170,19 @@ class Plan:
     caches: tuple[CachePlan, ...] = ()
     streams: bool = False
     budget: Budget | None = None
+
+    @property
+    def placement(self) -> Placement:
+        """Where models lie while students train: as asked, or the cheapest that fits."""
+        asked = self.recipe.placement
+        if self.budget is None:
+            return asked
+        teacher, student = self.budget.placed.teacher, self.budget.placed.student
+        chosen = {
+            "teacher": teacher if asked.teacher == "auto" else asked.teacher,
+            "student": student if asked.student == "auto" else asked.student,
+        }
+        return asked.model_copy(update=chosen)
 
     @property
     def teacher_specs(self) -> tuple[ModelSpec, ...]:

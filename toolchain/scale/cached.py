@@ -9,7 +9,7 @@ Shape letters: B batch, N tokens, D width, H heads, P rows of logits, K kept out
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class CachedModel:
     folder: Path
     spec: ModelSpec
     rows: Rows | None = None
+
+    def reading(self, rows: Rows | None) -> "CachedModel":
+        """Return it with rows of its own."""
+        return replace(self, rows=rows)
 
     def open(
         self,

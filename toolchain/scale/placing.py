@@ -21,7 +21,7 @@ __all__ = ["Tried", "cheapest", "live_only", "resolve", "tried"]
 _TEACHERS: tuple[TeacherPlace, ...] = ("whole", "zero3", "tensor_parallel", "offload", "cached")
 _STUDENTS: tuple[StudentPlace, ...] = ("whole", "zero1", "zero2", "zero3", "offload")
 # What a run of this version can do by itself; the rest is planned for.
-_READY = (frozenset({"whole", "cached", "streamed"}), frozenset({"whole"}))
+_READY = frozenset({"whole", "zero3", "offload", "cached", "streamed"})
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def tried(
     pairs.sort(key=lambda p: (_rank(p), _TEACHERS.index(_made(p))))
     found = []
     for placed in pairs:
-        reason = _refused(placed, hardware, live)
+        reason = _refused(placed, asked, hardware, live)
         if reason:
             found.append(Tried(placed, None, reason))
             continue
@@ -113,12 +113,14 @@ def _made(placed: Placed) -> TeacherPlace:
 
 
 def _is_ready(placed: Placed) -> bool:
-    return placed.teacher in _READY[0] and placed.student in _READY[1]
+    return placed.teacher in _READY
 
 
-def _refused(placed: Placed, hardware: Hardware, live: str | None) -> str | None:
+def _refused(placed: Placed, asked: Placement, hardware: Hardware, live: str | None) -> str | None:
     """Return why a placement makes no sense here, whatever it needs."""
-    both = (placed.teacher, placed.student)
+    # What was asked for by name may be pointless, such as pieces of one rank, and works.
+    sides = ((placed.teacher, asked.teacher), (placed.student, asked.student))
+    both = [place for place, wanted in sides if wanted == "auto"]
     sharded = [place for place in both if place.startswith("zero") or place == "tensor_parallel"]
     if sharded and hardware.ranks == 1:
         return f"{sharded[0]} divides among ranks, there is one"

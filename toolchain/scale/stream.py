@@ -68,6 +68,10 @@ class StreamedModel:
     memory_bytes: int = _MEMORY_BYTES
     work: Path | None = None
 
+    def reading(self, rows: Rows | None) -> "StreamedModel":
+        """Return it with rows of its own."""
+        return replace(self, rows=rows)
+
     def open(
         self, requests: frozenset[Request], *, device: torch.device, bf16: bool
     ) -> "StreamedTeacher":

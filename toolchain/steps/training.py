@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from toolchain.artifact import Draft
 from toolchain.data.batching import Rows
 from toolchain.data.sources import Split, TaskData
 from toolchain.data.tokenizing import tokenize_raw, tokenize_split
+from toolchain.distill.engine import Holding
 from toolchain.distill.records import StageRun
 from toolchain.distill.teachers import Readable, TrainingModel
 from toolchain.distill.trainer import train
@@ -27,7 +28,10 @@ from toolchain.models.loading import load_model, load_tokenizer, save_model
 from toolchain.models.vocabulary import read_vocabulary
 from toolchain.plan import Plan, StagePlan
 from toolchain.progress import Progress
+from toolchain.recipe import Placement
+from toolchain.scale import processes
 from toolchain.scale.cached import CachedModel, check_holds
+from toolchain.scale.placed import holding_of, sharded_teacher
 from toolchain.spec import LABELLED, ModelSpec, Task
 
 __all__ = [
@@ -68,7 +72,13 @@ class TrainingSetup:
     evals: int
     checkpoint_seconds: float
     tensorboard: Path | None
+    placement: Placement
     pack: bool | None = None
+
+    @property
+    def holding(self) -> Holding:
+        """How students are held while they train."""
+        return holding_of(self.placement.student)
 
     @staticmethod
     def of(plan: Plan, tokenizer: str, tensorboard: Path | None = None) -> "TrainingSetup":
@@ -76,7 +86,8 @@ class TrainingSetup:
         settings = plan.recipe.train
         return TrainingSetup(
             bf16=plan.bf16,
-            threads=plan.train_threads,
+            # Processes share the machine; what they compute does not depend on it but for rounding.
+            threads=max(1, plan.train_threads // processes.local_ranks()),
             seed=plan.recipe.seed,
             metric=plan.recipe.metric,
             max_tokens=plan.limit(tokenizer),
@@ -86,6 +97,7 @@ class TrainingSetup:
             checkpoint_seconds=settings.checkpoint_seconds,
             tensorboard=tensorboard if settings.tensorboard else None,
             pack=plan.recipe.data.pack,
+            placement=plan.placement,
         )
 
     def run(self, stage: StagePlan) -> StageRun:
@@ -151,14 +163,13 @@ def train_stages(
     model = load_model(start, spec.task, labels=named, seed=setup.seed)
     family = families.get(spec.family)
     student = TrainingModel(model=model, family=family, spec=spec, vocabulary=vocabulary)
-    loaded: dict[tuple[Path, Task], PreTrainedModel] = {}
+    loaded: dict[tuple[Path, Task], Readable] = {}
     records: list[dict[str, Any]] = []
     before: list[Path] = []
     for stage in stages:
         read = [
-            replace(
-                _loaded(source, stage.task, head, setup, loaded),
-                rows=apart.get((source.spec.tokenizer, _texts_of(stage))),
+            _loaded(source, stage.task, head, setup, loaded).reading(
+                apart.get((source.spec.tokenizer, _texts_of(stage)))
             )
             for source in asked[stage.name]
         ]
@@ -177,6 +188,7 @@ def train_stages(
             run,
             work / stage.name,
             progress,
+            holding=setup.holding,
         )
         before.append(work / stage.name / "checkpoint.safetensors")
         records.append(trained.as_json())
@@ -185,6 +197,8 @@ def train_stages(
                 f"{stage.name}: best dev {setup.metric} {trained.best_metric:.4f} at step "
                 f"{trained.best_step} of {run.steps}, {trained.samples_per_s:.0f} samples/s"
             )
+    if not processes.is_main():
+        return
     save_model(student.model, draft.folder)
     save_tokenizer(start, draft.folder)
     draft.format, draft.precision = "torch", "fp32"
@@ -274,28 +288,39 @@ def _loaded(
     task: Task,
     head: Mapping[int, str],
     setup: TrainingSetup,
-    loaded: dict[tuple[Path, Task], PreTrainedModel],
-) -> TrainingModel | CachedModel:
-    """Load a teacher once per head it is asked for with; one on disk is only named."""
+    loaded: dict[tuple[Path, Task], Readable],
+) -> Readable:
+    """Load a teacher once per head it is asked for with; one on disk is only named.
+
+    One in pieces is loaded when it is opened.
+    """
     if source.cache:
         return CachedModel(folder=source.cache, spec=replace(source.spec, task=task))
     key = (source.folder, task)
     if key not in loaded:
         labels = head if task in LABELLED else None
-        loaded[key] = load_model(source.folder, task, labels=labels, seed=setup.seed)
-    return TrainingModel(
-        model=loaded[key],
-        family=source.family,
-        spec=replace(source.spec, task=task),
-    )
+        spec = replace(source.spec, task=task)
+        folder, family = source.folder, source.family
+        sharded = sharded_teacher(
+            setup.placement.teacher, folder, family, spec, labels=labels, seed=setup.seed
+        )
+        loaded[key] = sharded or TrainingModel(
+            model=load_model(folder, task, labels=labels, seed=setup.seed),
+            family=family,
+            spec=spec,
+        )
+    return loaded[key]
 
 
 def _with_language_head(
     student: TrainingModel, task: Task, teachers: Sequence[Readable], seed: int
 ) -> TrainingModel:
-    # The head of a model with other tokens has other outcomes.
-    here = [teacher for teacher in teachers if isinstance(teacher, TrainingModel)]
-    kin = [teacher for teacher in here if teacher.spec.tokenizer == student.spec.tokenizer]
+    # The head of a model with other tokens has other outcomes; one in pieces cannot be copied.
+    kin = [
+        teacher
+        for teacher in teachers
+        if isinstance(teacher, TrainingModel) and teacher.spec.tokenizer == student.spec.tokenizer
+    ]
     source = kin[0].model if kin else None
     model, spec = with_language_head(
         student.model, student.family, student.spec, task, source=source, seed=seed

@@ -18,7 +18,7 @@ class LRCBERT(Method):
     averaged over layers and common tokens; the student's states pass a linear map to the teacher's
     width. Phase 1 is the stage inter, phase 2 the stage pred. With `perturb` phase 2 reads the pass
     on embeddings moved up the loss. Weights 1 : 1 : 3 and tau = 1.1 are those of a public
-    reimplementation; negatives are the other rows of the batch on the same rank.
+    reimplementation; negatives are the other rows of the batch, over all ranks.
     """
 
     contrast: float = 1.0

@@ -18,7 +18,7 @@ class RKD(Method):
     Huber distances of pairwise distances divided by their mean, and of cosines of angles of all
     triples, between pooled states of the last block. Any widths; free of rotation, shift and scale.
     The weights 25 and 50 are the paper's, whose embeddings are those before the classifier; add
-    predictions with rkd+kd. Relations are those of one micro-batch on one rank.
+    predictions with rkd+kd. Relations are those of the whole batch, over all ranks.
     """
 
     distance: float = 25.0

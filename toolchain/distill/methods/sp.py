@@ -17,7 +17,8 @@ class SP(Method):
 
     Q (B, D) are pooled states of the last block and u divides each row by its length. gamma = 3000
     is the paper's. Difference: the paper flattens positions into Q, which texts of different length
-    have not. Add predictions with sp+kd. Relations are those of one micro-batch on one rank.
+    have not. Add predictions with sp+kd. Relations are those of the
+    whole batch, over all ranks.
     """
 
     gamma: float = 3000.0

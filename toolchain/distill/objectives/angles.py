@@ -76,6 +76,7 @@ class SampleAngles(_Angles):
     """
 
     key: ClassVar[str] = "rkd_angle"
+    across: ClassVar[bool] = True
     positions: ClassVar[tuple[Positions, ...]] = ("cls",)
     distance: Distance = "huber"
 

@@ -26,6 +26,7 @@ class CKA(Objective):
     """
 
     key: ClassVar[str] = "cka"
+    across: ClassVar[bool] = True
     rowwise: ClassVar[bool] = False
 
     def resolve(self, student: Shape, teacher: Shape) -> "CKA":  # noqa: ARG002

@@ -28,11 +28,12 @@ class CosNCE(Objective):
     LRC-BERT's contrastive loss of anchor i, equal to 1 + 1.5 g_ii - 0.5 mean_k g_ik: 0.5 for equal
     models with orthonormal samples. g_ik is the mean over the tokens that are real in row i of the
     student and in row k of the teacher (position by position). The negatives are the other rows of
-    the batch on this rank, so micro-batches do not add up to a batch; a lone row has none and its
+    the batch, of all ranks, so micro-batches do not add up to a batch; a lone row has none and its
     value is g_ii.
     """
 
     key: ClassVar[str] = "cosnce"
+    across: ClassVar[bool] = True
     rowwise: ClassVar[bool] = False
     zero_at_equality: ClassVar[bool] = False
 

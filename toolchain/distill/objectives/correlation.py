@@ -70,6 +70,7 @@ class PearsonIntra(Objective):
     """
 
     key: ClassVar[str] = "pearson_intra"
+    across: ClassVar[bool] = True
     rowwise: ClassVar[bool] = False
 
     def resolve(self, student: Shape, teacher: Shape) -> "Objective":

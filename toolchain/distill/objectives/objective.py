@@ -34,6 +34,7 @@ class Objective:
 
     `per_element` keeps the last axis for the reduction. `rowwise` says that each row's value
     depends on that row alone, so that rows may be computed in chunks and batches split.
+    `across` ones compare the rows of a batch with each other.
     `distribution` objectives apply a softmax and mean nothing for a single number. `needs_labels`
     ones read the gold labels of the rows, `guide` names the teacher's knowledge it selects by.
     `any_tokens` ones compare logits of tokens without asking which tokens those are.
@@ -44,6 +45,7 @@ class Objective:
     key: ClassVar[str] = ""
     per_element: ClassVar[bool] = False
     rowwise: ClassVar[bool] = True
+    across: ClassVar[bool] = False
     distribution: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     guide: ClassVar[str] = ""

@@ -28,6 +28,7 @@ class RKDDistance(Objective):
     """
 
     key: ClassVar[str] = "rkd_distance"
+    across: ClassVar[bool] = True
     rowwise: ClassVar[bool] = False
 
     def resolve(self, student: Shape, teacher: Shape) -> "RKDDistance":  # noqa: ARG002

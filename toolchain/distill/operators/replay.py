@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
+from toolchain.distill.ranks import place
+
 if TYPE_CHECKING:
     from toolchain.data.batching import Batch
 
@@ -68,7 +70,7 @@ class Replay(nn.Module):
 
     def drawn(self, batch: "Batch", generator: Generator) -> "Batch":
         """Return as many kept rows as the batch has, on its device; each rank its own."""
-        rank, ranks = _place()
+        rank, ranks = place()
         count, kept = len(batch.rows), len(self.ids_RN)
         order = torch.randperm(kept, generator=generator)
         # More rows than are kept: some come twice.
@@ -101,19 +103,12 @@ def _of_all_ranks(batch: "Batch") -> list[dict[str, Tensor]]:
         "numbers_R": torch.tensor(batch.rows),
     }
     own = {name: tensor.cpu().int() for name, tensor in own.items()}
-    _, ranks = _place()
+    _, ranks = place()
     if ranks == 1:
         return [own]
     found: list[dict[str, Tensor]] = [{} for _ in range(ranks)]
     torch.distributed.all_gather_object(found, own)
     return found
-
-
-def _place() -> tuple[int, int]:
-    """Return this rank's number, and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def _wide(rows: Tensor, width: int, fill: int) -> Tensor:

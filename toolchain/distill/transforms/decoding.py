@@ -23,6 +23,7 @@ class Decode:
     """
 
     key: ClassVar[str] = "decode"
+    across: ClassVar[bool] = False
     owner: ClassVar[Owner] = "term"
     group: ClassVar[str] = ""
     head: Literal["student", "teacher"] = "student"

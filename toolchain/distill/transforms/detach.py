@@ -22,6 +22,7 @@ class Detach:
     """
 
     key: ClassVar[str] = "detach"
+    across: ClassVar[bool] = False
     owner: ClassVar[Owner] = "term"
     group: ClassVar[str] = ""
     side: Side = "teacher"

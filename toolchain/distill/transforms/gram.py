@@ -46,6 +46,11 @@ class Gram(Fixed):
             raise Unfit(f"heads have no Gram matrix over {self.of}s", "leave split_heads out")
         return dataclasses.replace(self, stacked=bool(student.layers))
 
+    @property
+    def across(self) -> bool:
+        """Whether sequences of a batch are related."""
+        return self.of == "sample"
+
     def shape(self, own: Shape) -> Shape:
         """Return the shape of the products."""
         steps = own.layers - 1 if own.layers else 1

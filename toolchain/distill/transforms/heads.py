@@ -30,6 +30,7 @@ class PseudoHead:
     """
 
     key: ClassVar[str] = "pseudo_head"
+    across: ClassVar[bool] = False
     owner: ClassVar[Owner] = "layer"
     side: Side = "both"
     group: str = "pseudo_head"

@@ -51,6 +51,11 @@ class PairDist(Fixed):
             raise Unfit("tokens are compared layer by layer", "use another matching")
         return self
 
+    @property
+    def across(self) -> bool:
+        """Whether sequences of a batch are related."""
+        return self.of == "sample"
+
     def shape(self, own: Shape) -> Shape:
         """Return the shape of the pairs."""
         if self.of == "sample":

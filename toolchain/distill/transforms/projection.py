@@ -30,6 +30,7 @@ class Project:
     """
 
     key: ClassVar[str] = "project"
+    across: ClassVar[bool] = False
     side: Side = "student"
     to: int = 0
     owner: Owner = "term"

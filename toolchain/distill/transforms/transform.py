@@ -38,6 +38,10 @@ class Transform(Protocol):
     def group(self) -> str:
         """Terms with the same non-empty group share one module."""
 
+    @property
+    def across(self) -> bool:
+        """Whether it relates the rows of a batch to each other."""
+
     def resolve(self, student: Shape, teacher: Shape) -> "Transform":
         """Return it with everything fixed for these two shapes. Raises Unfit."""
 
@@ -64,6 +68,11 @@ class Fixed:
     side: ClassVar[Side] = "both"
     owner: ClassVar[Owner] = "term"
     group: ClassVar[str] = ""
+
+    @property
+    def across(self) -> bool:
+        """Whether it relates the rows of a batch to each other."""
+        return False
 
     def shape(self, own: Shape) -> Shape:
         """Return the shape unchanged."""

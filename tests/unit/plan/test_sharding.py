@@ -1,0 +1,108 @@
+"""Placements in pieces are refused in the plan where they cannot work."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolchain.errors import UsageError
+from toolchain.plan import Plan, make_plan
+from toolchain.recipe import load_recipe
+
+
+def planned(teacher: Path, task: Path, *overrides: str) -> Plan:
+    options = {"teacher": str(teacher), "data": {"path": str(task)}, "student": {"layers": 2}}
+    return make_plan(load_recipe(None, options, ["threads=1", *overrides]), task / "out")
+
+
+def refused(teacher: Path, task: Path, *overrides: str) -> str:
+    with pytest.raises(UsageError) as refusal:
+        planned(teacher, task, *overrides)
+    return str(refusal.value)
+
+
+@pytest.fixture(autouse=True)
+def _able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="the extra [deepspeed] is not installed")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+
+
+def test_what_can_be_sharded_is_planned(teacher_folder: Path, task_folder: Path) -> None:
+    for student, teacher in (("zero1", "zero3"), ("zero3", "zero3"), ("offload", "offload")):
+        wanted = [f"placement.student={student}", f"placement.teacher={teacher}"]
+        assert planned(teacher_folder, task_folder, "method=kd", *wanted).stages
+    assert planned(teacher_folder, task_folder, "method=theseus", "placement.student=zero2").stages
+
+
+@pytest.mark.parametrize(
+    ("method", "placement", "said"),
+    [
+        ("theseus", "teacher=zero3", "takes modules of the teacher"),
+        ("theseus", "student=zero3", "changes modules of the student"),
+        ("dskd", "teacher=offload", "weights of a model's last layer"),
+        ("dskd", "student=zero3", "use zero2 for the student"),
+        ("lrc_bert+dist", "student=zero3", "both go back through the plain pass"),
+    ],
+)
+def test_what_must_be_whole_is_said_with_the_way_out(
+    teacher_folder: Path, task_folder: Path, method: str, placement: str, said: str
+) -> None:
+    message = refused(teacher_folder, task_folder, f"method={method}", f"placement.{placement}")
+    assert said in message
+
+
+def test_an_extra_that_is_missing_is_named(
+    teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    message = refused(teacher_folder, task_folder, "placement.student=zero1")
+    assert "placement.student=zero1 needs DeepSpeed" in message
+    assert "toolchain[deepspeed]" in message
+
+
+def test_a_missing_compiler_is_named(
+    teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("toolchain.hardware.has_cuda", lambda: False)
+    message = refused(teacher_folder, task_folder, "placement.teacher=zero3")
+    assert "no-such-compiler" in message
+    assert "install g++" in message
+
+
+def test_a_lock_that_nobody_holds_is_named_and_a_young_one_is_waited_for(
+    teacher_folder: Path, task_folder: Path, tmp_path: Path
+) -> None:
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    assert planned(teacher_folder, task_folder, "placement.student=zero1").stages
+    long_ago = time.time() - 3600
+    os.utime(lock, (long_ago, long_ago))
+    assert str(lock) in refused(teacher_folder, task_folder, "placement.student=zero1")
+    with subprocess.Popen(["sleep", "60"], cwd=lock.parent) as builder:
+        assert planned(teacher_folder, task_folder, "placement.student=zero1").stages
+        builder.kill()
+
+
+def test_tensor_parallelism_is_refused(teacher_folder: Path, task_folder: Path) -> None:
+    message = refused(teacher_folder, task_folder, "placement.teacher=tensor_parallel")
+    assert "use zero3" in message
+
+
+def test_a_batch_must_have_a_row_for_every_process(
+    teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    message = refused(teacher_folder, task_folder, "train.batch_size=4")
+    assert "batches of 4 rows for 8 processes" in message
+
+
+@pytest.mark.parametrize("placement", ["student=nvme", "teacher=zero1", "student=fp16"])
+def test_placements_that_are_not_offered_are_unknown(
+    teacher_folder: Path, task_folder: Path, placement: str
+) -> None:
+    assert "zero3" in refused(teacher_folder, task_folder, f"placement.{placement}")
