@@ -144,10 +144,12 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         augment=augmenting,
         reasons=tuple(reasons),
     )
+    own = [stage for assistant in assistants for stage in assistant.stages]
+    check_sharding(plan.placement, (*own, *stages))
     plan = with_caches(plan)
     budget = budgeted(plan)
     plan = streaming(replace(plan, budget=budget, estimate=estimated(plan, budget)))
-    own = [stage for assistant in assistants for stage in assistant.stages]
+    # Once more for what was chosen.
     check_sharding(plan.placement, (*own, *stages))
     check_resources(plan, output)
     return plan

@@ -45,9 +45,17 @@ def live_only(parts: Sequence[Parts]) -> str | None:
 
 
 def tried(
-    job: Job, asked: Placement, hardware: Hardware, *, live: str | None = None
+    job: Job,
+    asked: Placement,
+    hardware: Hardware,
+    *,
+    live: str | None = None,
+    strict: bool = True,
 ) -> tuple[Tried, ...]:
-    """Return every placement that `asked` leaves open, cheapest first, each with its budget."""
+    """Return every placement that `asked` leaves open, cheapest first, each with its budget.
+
+    Unless `strict`, what is asked for by name is not refused for being pointless.
+    """
     teachers = _TEACHERS if asked.teacher == "auto" else (asked.teacher,)
     students = _STUDENTS if asked.student == "auto" else (asked.student,)
     if not job.teachers:
@@ -56,7 +64,7 @@ def tried(
     pairs.sort(key=lambda p: (_rank(p), _TEACHERS.index(_made(p))))
     found = []
     for placed in pairs:
-        reason = _refused(placed, asked, hardware, live)
+        reason = _refused(placed, hardware, live, None if strict else asked)
         if reason:
             found.append(Tried(placed, None, reason))
             continue
@@ -76,7 +84,7 @@ def resolve(job: Job, asked: Placement, hardware: Hardware, *, live: str | None 
     Raises ResourceError when none fits, naming the cheapest that would; UsageError for one that
     makes no sense here, or that this version plans but does not run.
     """
-    found = tried(job, asked, hardware, live=live)
+    found = tried(job, asked, hardware, live=live, strict=False)
     ready = [one for one in found if _is_ready(one.placed)]
     chosen = cheapest(ready)
     if chosen is not None and chosen.budget is not None:
@@ -116,15 +124,25 @@ def _is_ready(placed: Placed) -> bool:
     return placed.teacher in _READY
 
 
-def _refused(placed: Placed, asked: Placement, hardware: Hardware, live: str | None) -> str | None:
-    """Return why a placement makes no sense here, whatever it needs."""
-    # What was asked for by name may be pointless, such as pieces of one rank, and works.
-    sides = ((placed.teacher, asked.teacher), (placed.student, asked.student))
-    both = [place for place, wanted in sides if wanted == "auto"]
-    sharded = [place for place in both if place.startswith("zero") or place == "tensor_parallel"]
+def _refused(
+    placed: Placed, hardware: Hardware, live: str | None, named: Placement | None
+) -> str | None:
+    """Return why a placement makes no sense here, whatever it needs.
+
+    What is `named` may be pointless, such as pieces for one rank, and works.
+    """
+    sides = [
+        place
+        for place, asked in (
+            (placed.teacher, named.teacher if named else "auto"),
+            (placed.student, named.student if named else "auto"),
+        )
+        if asked == "auto"
+    ]
+    sharded = [place for place in sides if place.startswith("zero") or place == "tensor_parallel"]
     if sharded and hardware.ranks == 1:
         return f"{sharded[0]} divides among ranks, there is one"
-    if "offload" in both and not hardware.gpu:
+    if "offload" in sides and not hardware.gpu:
         return "offload moves bytes from a GPU to host memory, here they are the same"
     if placed.teacher in ("cached", "streamed") and live:
         return f"the teacher cannot be cached: {live}"

@@ -160,7 +160,7 @@ def test_knowledge_that_does_not_exist_beforehand_cannot_be_cached() -> None:
     assert live is not None
     asked = Placement(teacher="cached", student="whole")
     (found,) = tried(job(), asked, gpus(1, 1e12), live=live)
-    assert "cannot be cached: interchange exchanges activations" in str(found.refused)
+    assert "cannot be cached: interchange: in every step" in str(found.refused)
     (free,) = tried(job(), asked, gpus(1, 1e12))
     assert free.refused is None
     assert live_only([Parts()]) is None
@@ -181,9 +181,11 @@ def test_a_run_is_refused_with_the_placement_that_would_do() -> None:
         budget_of(job(), Placed(teacher), gpus(1, 1e12)).rank_bytes
         for teacher in ("whole", "cached")  # type: ignore[arg-type]
     )
+    between = gpus(1, (whole + cached) / 2)
     with pytest.raises(ResourceError, match="training needs") as refused:
-        resolve(job(), Placement(), gpus(1, (whole + cached) / 2))
+        resolve(job(), Placement(teacher="whole", student="whole"), between)
     assert "teacher offload, student whole" in refused.value.hint
+    assert resolve(job(), Placement(), between).placed == Placed("offload", "whole")
     assert resolve(job(), Placement(), gpus(1, whole)).placed == Placed()
     with pytest.raises(ResourceError) as hopeless:
         resolve(job(), Placement(), gpus(1, 1e6))
@@ -192,4 +194,9 @@ def test_a_run_is_refused_with_the_placement_that_would_do() -> None:
 
 def test_a_run_refuses_what_is_only_planned_for() -> None:
     with pytest.raises(UsageError, match="planned for, but not run"):
-        resolve(job(), Placement(teacher="streamed"), gpus(1, 1e12))
+        resolve(job(), Placement(teacher="tensor_parallel"), gpus(2, 1e12))
+
+
+def test_pieces_that_are_asked_for_by_name_are_made_of_one_rank_too() -> None:
+    asked = Placement(teacher="zero3", student="zero1")
+    assert resolve(job(), asked, gpus(1, 1e12)).placed == Placed("zero3", "zero1")
