@@ -343,10 +343,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "ranks; `off` is planned / measured - 1. No constant was fitted to a configuration: bytes",
         "of activations follow from what autograd saves (`toolchain/scale/activations.py`), the",
         "process's own 380 MiB from three steps of a model of 0.4 M parameters. Two things were",
-        "found by measuring, and mended: terms' losses are not all taken at once by",
-        "the backward pass (minilm_v2 was planned 42 % too high), and under ZeRO-3 gradients of",
-        "what is gathered are whole until they are reduced (16 % too low). What still lacks of",
-        "ZeRO-3, about a table of embeddings twice, is not explained.",
+        "found by measuring and mended for what they are: the backward pass takes the terms one",
+        "after the other (minilm_v2 had been planned 42 % too high), and under ZeRO-3 gradients",
+        "of what is gathered are whole until they are reduced (it had been planned 16 % too low).",
+        "What is still missing of ZeRO-3, about two tables of embeddings, is not explained.",
         "",
         f"{platform.machine()}, {os.cpu_count()} shared cores, one thread, Python "
         f"{platform.python_version()}, "

@@ -10,7 +10,7 @@ from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
 from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
-from toolchain.scale.budget import Budget, Job, Placed, budget_of
+from toolchain.scale.budget import Budget, Job
 from toolchain.scale.hardware import parse_hardware
 from toolchain.scale.placing import live_only, resolve
 from toolchain.spec import ModelSpec
@@ -60,9 +60,10 @@ def budgeted(plan: Plan) -> Budget:
         for guides, spec, stages in training_of(plan)
         for stage in stages
     ]
-    hardest = max(jobs, key=lambda job: budget_of(job, Placed(), hardware).rank_bytes)
     live = live_only([stage.parts for stage in plan.stages])
-    return resolve(hardest, plan.recipe.placement, hardware, live=live)
+    asked = plan.recipe.placement
+    budgets = [resolve(job, asked, hardware, live=live) for job in jobs]
+    return max(budgets, key=lambda budget: budget.rank_bytes)
 
 
 def estimated(plan: Plan, budget: Budget) -> Estimate:
