@@ -226,7 +226,8 @@ def _page(record: dict[str, Any]) -> str:
         "thread; epochs beside the teacher and from the cache by turns, "
         f"{record['rounds']} rounds.",
         "Medians of steps; `ratio` is online over cached. `break-even`: epochs until filling (the",
-        "teacher's loading included) has paid for itself, from processor time.",
+        "teacher's loading included) has paid for itself, from processor time, which is the figure",
+        "to trust where other work shares the machine.",
         "",
         "| teacher | method | ms a step online | cached | ratio | ratio of processor time | "
         "bytes a token | MB on disk | fill, cpu s | break-even |",

@@ -9,10 +9,13 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tests.conftest import make_teacher, sentences
 from tests.integration.test_two_tokenizers import write_student
-from tests.unit.scale.lab import small_task
+from tests.unit.scale.lab import plan_of, small_task
 from toolchain.__main__ import main
 from toolchain.artifact import Artifact
+from toolchain.progress import Null
+from toolchain.rundir import RunFolder, StepLog
 from toolchain.steps import training
+from toolchain.teaching import Teaching
 
 SHORT = ["--max-steps", "3", "train.batch_size=16", "train.precision=fp32", "threads=1"]
 
@@ -81,21 +84,21 @@ def test_the_steps_of_a_run_know_the_cache_they_read(
 ) -> None:
     second = make_teacher(tmp_path / "second", head=True, seed=3)
     ends = ["--teacher", teacher_folder, "--data", task, "--method", "mt_bert", "--layers", "2"]
-    both = [f"teachers=[{second}]"]
-    assert do("cache", *ends, "-o", tmp_path / "cache", *both) == 0
+    assert do("cache", *ends, "-o", tmp_path / "cache", f"teachers=[{second}]") == 0
     said = capsys.readouterr().out
     assert "teacher: 48 rows" in said
     assert "teacher-2: 48 rows" in said
-    road = ["--no-baseline", "--json", "benchmark.min_runs=20", "benchmark.min_seconds=0.02",
-            "benchmark.rounds=2", "benchmark.tokens=[]", "gates.agreement=0", "gates.cosine=0",
-            "gates.max_drop=1", "placement.teacher=cached"]  # fmt: skip
-    out = tmp_path / "out"
-    cache = f"placement.cache={tmp_path / 'cache'}"
-    assert do("compress", *ends, *both, *SHORT, *road, cache, "-o", out) == 0
-    report = json.loads((out / "report" / "report.json").read_text())
-    (distilled,) = [step for step in report["steps"] if step["name"] == "distilled"]
-    assert {"teacher", "teacher-cache", "teacher-2", "teacher-2-cache"} <= set(distilled["inputs"])
-    assert any("is read from" in reason for reason in report["plan"]["reasons"])
+    placement = {"teacher": "cached", "cache": str(tmp_path / "cache")}
+    plan = plan_of(teacher_folder, task, "mt_bert", teachers=[str(second)], placement=placement)
+    assert sum("is read from" in reason for reason in plan.reasons) == 2
+    log = StepLog(RunFolder(tmp_path / "out"), Null())
+    teaching = Teaching(plan, log)
+    teaching.design()
+    teaching.distill()
+    inputs = log.done["distilled"].inputs
+    digests = [inputs[f"{name}-cache"] for name in ("teacher", "teacher-2")]
+    assert digests == [cache.digest for cache in plan.caches]
+    assert len(set(digests)) == 2
 
 
 def test_a_damaged_shard_ends_with_4_and_what_is_missing_with_2(
