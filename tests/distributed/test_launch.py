@@ -71,7 +71,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(
     sharding: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
 ) -> None:
     command = words(steady, small, task_folder, tmp_path / "out")
-    command += [*PIECES, "train.epochs=40", "train.checkpoint_seconds=0.1"]
+    command += [*PIECES, "train.epochs=8", "train.checkpoint_seconds=0.1"]
     first, second = sharding.start(["-m", "toolchain", *command], 2)
     saved: list[Path] = []
     while not saved:
