@@ -111,7 +111,8 @@ class Parity:
     """How far outputs are from the parent's on the same inputs.
 
     `max_abs` over all logits; `cosine` of all logits taken as one vector, the other cosines per
-    row; `agreement` the part of equal decisions.
+    row; `agreement` the part of equal decisions. A row is what has an answer of its own: a row of
+    the data, or a token of one, as `unit` says.
     """
 
     against: str
@@ -121,6 +122,7 @@ class Parity:
     min_cosine: float
     agreement: float
     rows: int
+    unit: Literal["rows", "tokens"] = "rows"
 
     def as_json(self) -> dict[str, Any]:
         """Return the `parity` entry of report.json."""

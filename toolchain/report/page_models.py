@@ -259,7 +259,7 @@ def _facts(report: Report, row: Row) -> Iterator[Fact]:
         parity = model.parity
         parent = words.parent_words(report, parity.against)
         value = (
-            f"against {parent} on {parity.rows:,} rows: largest difference "
+            f"against {parent} on {parity.rows:,} {parity.unit}: largest difference "
             f"{parity.max_abs:.2g}, cosine mean {parity.mean_cosine:.5f}, least "
             f"{parity.min_cosine:.5f}, equal decisions {figures.percent(parity.agreement)}"
         )

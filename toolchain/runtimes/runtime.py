@@ -1,6 +1,6 @@
 """What every runtime offers: open a model, feed it arrays of tokens, get logits.
 
-Shape letters: B batch, N tokens, C classes. A runtime is a module of `toolchain.runtimes.adapters`
+Shape letters: B batch, N tokens, C outcomes. A runtime is a module of `toolchain.runtimes.adapters`
 (or of the entry-point group `toolchain.runtimes`) whose `open_session` follows `OpenSession`; its
 name is the `runtime.name` of a target.
 """
@@ -24,7 +24,7 @@ class Session(Protocol):
     """An opened model, used by one thread at a time."""
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits (B, C), computed and in host memory.
+        """Return the logits in host memory: (B, C), or (B, N, C) of a model of tokens.
 
         Raises UsageError when the feed lacks an input, StepError when the runtime refuses it.
         """

@@ -150,7 +150,10 @@ def test_the_readme_says_what_is_answered(
     [
         ({"task": "regress"}, "expected the one name of a score"),
         ({"task": "multi_label", "labels": ()}, "expected one or more labels"),
-        ({"task": "tag"}, "a bundle answers once per row: classify, multi_label, regress"),
+        (
+            {"task": "causal_lm"},
+            "no bundle can be made for causal_lm, only for classify, multi_label",
+        ),
         ({"labels": ("one",)}, "expected two or more labels"),
     ],
 )

@@ -149,7 +149,7 @@ def _limits(report: Report, row: Row | None) -> str:
         parity = row.model.parity
         lines.append(
             f"It decides otherwise than {words.parent_words(report, parity.against)} in "
-            f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} rows."
+            f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} {parity.unit}."
         )
     lines += [
         f"No latency was measured on {state.name}."

@@ -32,7 +32,7 @@ _FATAL = 4
 
 
 class _OnnxSession:
-    """One graph with int64 inputs (B, N) and one float output of logits (B, C)."""
+    """One graph with int64 inputs (B, N) and one float output of logits."""
 
     def __init__(self, path: Path, session: ort.InferenceSession) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class _OnnxSession:
         self._output = _logits_of(path, session)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits (B, C) of a feed of (B, N) arrays."""
+        """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays."""
         assert self._session is not None, "the session is closed"
         try:
             inputs = {name: feed[name] for name in self._inputs}
