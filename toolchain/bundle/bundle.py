@@ -28,6 +28,8 @@ __all__ = ["build"]
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _SELFTEST = "selftest.py"
 _KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_DECODER_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_CACHE = "past_key_values."
 
 # What onnxruntime 1.22.1, the oldest one a bundle asks for, can open.
 _MAX_IR_VERSION = 10
@@ -69,7 +71,7 @@ def build(
     reference = load_tokenizer(tokenizer)
     about = About(
         target=target,
-        model=_inspect(model, model_digest),
+        model=_inspect(model, model_digest, form),
         padding=padding_of(reference),
         labels=labels,
         kind=kind,
@@ -128,7 +130,7 @@ def _own_rows(texts: Sequence[str] | Sequence[Row], kind: Kind, form: Form) -> l
     return rows
 
 
-def _inspect(path: Path, digest: str) -> ModelFile:
+def _inspect(path: Path, digest: str, form: Form) -> ModelFile:
     """Read what an .onnx file declares; refuse one that older runtimes or the scripts can't use."""
     found = file_sha256(path)
     if found != digest:
@@ -148,16 +150,19 @@ def _inspect(path: Path, digest: str) -> ModelFile:
             "save the model with an older IR version",
         )
     inputs = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
-    usable = set(inputs) <= set(_KNOWN_INPUTS) and "input_ids" in inputs
-    if not usable or set(inputs.values()) != {onnx.TensorProto.INT64}:
-        expected = ", ".join(_KNOWN_INPUTS)
+    cache = {name for name in inputs if form.prompt and name.startswith(_CACHE)}
+    own = {name: kind for name, kind in inputs.items() if name not in cache}
+    known = _DECODER_INPUTS if form.prompt else _KNOWN_INPUTS
+    usable = set(own) <= set(known) and "input_ids" in own and bool(cache) == form.prompt
+    if not usable or set(own.values()) != {onnx.TensorProto.INT64}:
+        expected = ", ".join((*known, f"{_CACHE}*") if form.prompt else known)
         raise UsageError(f"{path}: takes {', '.join(inputs)}, expected int64 inputs of {expected}")
     return ModelFile(
         sha256=found,
         file_bytes=path.stat().st_size,
         opset=max(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
-        inputs=tuple(inputs),
+        inputs=tuple(own),
         output=_logits_output([value.name for value in proto.graph.output], path),
     )
 

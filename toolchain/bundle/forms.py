@@ -1,7 +1,7 @@
 """What a bundle holds for each task: its script, how rows are written, what its README says."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from toolchain.errors import UsageError
 from toolchain.recipe import DataTask
 
-__all__ = ["FORMS", "Form", "Shipped", "form_of"]
+__all__ = ["FORMS", "Form", "OfPrompts", "OfTokens", "Row", "Shipped", "form_of"]
 
 Row = tuple[str, ...]
 
@@ -35,10 +35,17 @@ class Shipped(Protocol):
 
 
 class OfTokens(Shipped, Protocol):
-    """A script's class that answers per token."""
+    """A script's class that answers per token; one that goes on with texts has `steps` too."""
 
     def places(self, row: Row) -> list[int]:
         """Return the tokens of a row whose answers mean something."""
+
+
+class OfPrompts(OfTokens, Protocol):
+    """A script's class that goes on with prompts."""
+
+    def steps(self, text: str, count: int) -> Iterator[tuple[int, float]]:
+        """Yield tokens that follow, each with how far it is ahead of the second likeliest."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Form:
 
     `script` is a file of `assets`, which offers `name`; `title` begins the README. `fewest` is the
     least number of labels. `words` says that a row is the words of one text, `per_token` that each
-    token has an answer, `gap` that what is asked for is a gap in the text.
+    token has an answer, `gap` that what is asked for is a gap in the text, `prompt` that it is what
+    follows the text.
     """
 
     script: str
@@ -57,6 +65,7 @@ class Form:
     words: bool = False
     per_token: bool = False
     gap: bool = False
+    prompt: bool = False
 
     def open(self, folder: Path) -> Shipped:
         """Open a bundle with its own script. Raises what `damaged` says."""
@@ -81,6 +90,7 @@ FORMS: Mapping[DataTask, Form] = {
     "regress": Form("classify.py", "Classifier", "Text scorer", 1),
     "tag": Form("tag.py", "Tagger", "Tagger", 1, words=True, per_token=True),
     "mask_lm": Form("fill_mask.py", "Filler", "Filler of gaps", 0, per_token=True, gap=True),
+    "causal_lm": Form("generate.py", "Generator", "Writer", 0, per_token=True, prompt=True),
 }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from toolchain.bundle.about import Kind, Padding
-from toolchain.bundle.forms import Form, OfTokens, Row, Shipped, form_of
+from toolchain.bundle.forms import Form, OfPrompts, OfTokens, Row, Shipped, form_of
 from toolchain.errors import IntegrityError, UsageError
 
 __all__ = ["golden_rows", "padding_of", "tricky_rows"]
@@ -24,6 +24,8 @@ _OWN_ROWS = 64
 _PLACES = 16
 # And of the outcomes of a vocabulary, how many of the highest.
 _OUTCOMES = 16
+# How many tokens a text is gone on with, as long as the likeliest is so far ahead.
+_NEW_TOKENS, _CLOSE = 8, 0.5
 
 _TRICKY = (
     "",
@@ -94,7 +96,10 @@ def padding_of(tokenizer: PreTrainedTokenizerFast) -> Padding:
         truncation_side=str(tokenizer.truncation_side),
         mask_id=tokenizer.mask_token_id,
         mask_token=tokenizer.mask_token,
-        begin_id=tokenizer.bos_token_id,
+        # GPT-2 calls its one special token both, and it stands at the end alone.
+        begin_id=None
+        if tokenizer.bos_token_id == tokenizer.eos_token_id
+        else tokenizer.bos_token_id,
         end_id=tokenizer.eos_token_id,
     )
 
@@ -127,15 +132,7 @@ def golden_rows(
 def _golden(
     reference: PreTrainedTokenizerFast, shipped: Shipped, form: Form, row: Row, max_tokens: int
 ) -> dict[str, Any]:
-    # Lists, as in training: called with bare texts it takes an empty second one for none at all.
-    expected: _Encoding = reference(
-        *([[list(row)]] if form.words else [[text] for text in row]),
-        is_split_into_words=form.words,
-        truncation="longest_first",
-        max_length=max_tokens,
-        return_token_type_ids=True,
-    )
-    ids, type_ids = expected.input_ids[0], expected.token_type_ids[0]
+    ids, type_ids = _expected(reference, form, row, max_tokens)
     feed = shipped.encode([row])
     _same("token ids", row, ids, feed["input_ids"])
     _same("type ids", row, type_ids, feed["token_type_ids"])
@@ -147,7 +144,44 @@ def _golden(
         "input_ids": ids,
         "token_type_ids": type_ids,
         **(_at_places(shipped, row, logits) if form.per_token else _whole(shipped, logits)),
+        **({"continuation": _continued(shipped, row)} if form.prompt else {}),
     }
+
+
+def _expected(
+    reference: PreTrainedTokenizerFast, form: Form, row: Row, max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Return the token and type ids that the Hugging Face tokenizer gives."""
+    if form.prompt:
+        ids = _prompt_ids(reference, row[0], max_tokens)
+        return ids, [0] * len(ids)
+    # Lists, as in training: called with bare texts it takes an empty second one for none at all.
+    expected: _Encoding = reference(
+        *([[list(row)]] if form.words else [[text] for text in row]),
+        is_split_into_words=form.words,
+        truncation="longest_first",
+        max_length=max_tokens,
+        return_token_type_ids=True,
+    )
+    return expected.input_ids[0], expected.token_type_ids[0]
+
+
+def _prompt_ids(reference: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:
+    """Return a prompt as a decoder reads it: behind its begin token, the end of a long one."""
+    ids: list[int] = reference(text, add_special_tokens=False, verbose=False)["input_ids"]
+    begin, end = padding_of(reference).begin_id, reference.eos_token_id
+    first = [] if begin is None else [begin]
+    return [*first, *ids[max(0, len(ids) - max_tokens + len(first)) :]] or [int(end)]
+
+
+def _continued(shipped: Shipped, row: Row) -> list[int]:
+    """Return how the model goes on with a prompt, up to the first close call."""
+    found = []
+    for token, margin in cast(OfPrompts, shipped).steps(row[0], _NEW_TOKENS):
+        if margin < _CLOSE:
+            break
+        found.append(token)
+    return found
 
 
 def _with_gap(row: Row, gap: str) -> Row:

@@ -14,11 +14,10 @@ from toolchain.data.readers import Table, is_text, read_texts
 from toolchain.data.rows import Rows, read_rows
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
-from toolchain.spec import LANGUAGE, SEQUENCE, TOKENS
+from toolchain.spec import LANGUAGE, TOKENS
 
-__all__ = ["Label", "Split", "TaskData", "check_exportable", "load_raw", "load_task"]
+__all__ = ["Label", "Split", "TaskData", "load_raw", "load_task"]
 
-_EXPORTED = SEQUENCE | {"tag", "mask_lm"}
 # One row in ten is held out, one in a hundred of raw text from this many lines on.
 _HELD_OUT = 10
 _HELD_OUT_OF_MANY = 100
@@ -78,16 +77,6 @@ class TaskData:
     def of_language(self) -> bool:
         """Whether a model's outcomes are the vocabulary, so that no label is needed."""
         return self.task in LANGUAGE
-
-
-def check_exportable(task: TaskData) -> None:
-    """Raise UsageError for a task whose models are trained and evaluated, but not exported."""
-    if task.task not in _EXPORTED:
-        raise UsageError(
-            f"{task.train.file}: the task is {task.task}, and only models for "
-            f"{', '.join(sorted(_EXPORTED))} are exported, proved and bundled",
-            "train and evaluate such a model with toolchain finetune and toolchain distill",
-        )
 
 
 def load_task(

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from toolchain.bundle import assets
 from toolchain.bundle.assets.classify import BundleError, Classifier
 
-SCRIPTS = ["classify.py", "fill_mask.py", "selftest.py", "tag.py"]
+SCRIPTS = ["classify.py", "fill_mask.py", "generate.py", "selftest.py", "tag.py"]
 ALLOWED = {"numpy", "onnxruntime", "tokenizers", "__future__"}
 FORBIDDEN = {"torch", "transformers", "toolchain"}
 

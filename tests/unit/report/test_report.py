@@ -32,6 +32,7 @@ def test_the_keys_of_schema_1_are_frozen(report: Report) -> None:
     }  # fmt: skip
     assert keys(model["parity"]) == {
         "against", "max_abs", "cosine", "mean_cosine", "min_cosine", "agreement", "rows",
+        "unit",
     }  # fmt: skip
     assert keys(model["latency"][0]) == {
         "target", "fidelity", "runtime", "threads", "batch", "tokens", "scenario", "p50_ms",

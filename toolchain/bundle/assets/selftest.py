@@ -22,7 +22,7 @@ import platform
 import runpy
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +71,9 @@ class Model(Protocol):
     def logits(self, feed: Mapping[str, Array]) -> Array:
         """Return the model's output for them."""
 
+    def generate(self, text: str, count: int) -> Iterator[int]:
+        """Yield the tokens that follow a text, of a model that goes on with texts."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -103,12 +106,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Golden:
-    """One recorded row: texts or words, token ids, type ids, answers."""
+    """One recorded row: texts or words, token ids, type ids, answers, tokens that follow."""
 
     texts: tuple[str, ...]
     ids: list[int]
     type_ids: list[int]
     answers: list[Answer]
+    continuation: list[int]
 
 
 def examine(folder: Path) -> Findings:
@@ -134,6 +138,7 @@ def examine(folder: Path) -> Findings:
         _check_versions(about, model, findings)
         if _check_tokens(rows, model, findings):
             _check_outputs(rows, model, about["tolerances"], findings)
+            _check_continuations(rows, model, findings)
     except damaged as error:
         findings.problems.append(str(error))
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -235,7 +240,8 @@ def _read_golden(path: Path) -> list[Golden]:
             row = json.loads(line)
             texts = tuple(row["words"] if "words" in row else _texts(row))
             answers = _answers(row, len(rows), " ".join(texts[:1] if "text" in row else texts))
-            rows.append(Golden(texts, row["input_ids"], row["token_type_ids"], answers))
+            more = row.get("continuation", [])
+            rows.append(Golden(texts, row["input_ids"], row["token_type_ids"], answers, more))
     if not any(row.answers for row in rows):
         raise ValueError("golden.jsonl holds no rows")
     return rows
@@ -293,6 +299,22 @@ def _check_outputs(
         _judge_scores(answers, found, tolerances, findings)
     else:
         _judge_direction(answers, found, tolerances, model.task, findings)
+
+
+def _check_continuations(rows: Sequence[Golden], model: Model, findings: Findings) -> None:
+    """Go on with each text, token by token, as far as that was clear where this was made."""
+    wrong = []
+    asked = [row for row in rows if row.continuation]
+    for row in asked:
+        found = list(model.generate(row.texts[0], len(row.continuation)))
+        if found != row.continuation:
+            wrong.append(str(row.answers[0]) if row.answers else row.texts[0])
+    if asked:
+        findings.figures.update(continued=len(asked) - len(wrong))
+    if wrong:
+        findings.problems.append(
+            f"{len(wrong)} of {len(asked)} texts are gone on with otherwise, first {wrong[0]}"
+        )
 
 
 def _answer_problem(answer: Answer, logits: list[float], model: Model) -> str:

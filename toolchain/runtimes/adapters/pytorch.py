@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -28,6 +29,7 @@ __all__ = ["open_session"]
 
 # Contenders are timed under one provider name, which is onnxruntime's.
 _CLASSES = {
+    "causal_lm": AutoModelForCausalLM,
     "classify": AutoModelForSequenceClassification,
     "mask_lm": AutoModelForMaskedLM,
     "tag": AutoModelForTokenClassification,
