@@ -73,6 +73,16 @@ def test_a_decoder_goes_the_whole_road(teacher: Path, tmp_path: Path) -> None:
         models["student"]["metric"]["value"], abs=1e-5
     )
     assert models["student-int8"]["file_bytes"] < exported["file_bytes"]
+    for name in ("teacher", "teacher-onnx", "student-onnx"):
+        assert [entry["tokens"] for entry in models[name]["latency"]] == ["task"]
+        (entry,) = models[name]["decoding"]
+        assert (entry["tokens"], entry["new_tokens"]) == (8, 24)
+        assert entry["new_tokens_per_s"] > 0
+        assert len(entry["samples"]) == entry["runs"]
+    assert (
+        "new tokens/s, 24 behind 8 (measured on host"
+        in (out / "report" / "report.html").read_text()
+    )
     folder = out / "bundles" / "host"
     assert selftest(folder) == []
     ran = subprocess.run(
@@ -82,7 +92,12 @@ def test_a_decoder_goes_the_whole_road(teacher: Path, tmp_path: Path) -> None:
     answer = json.loads(ran.stdout)
     assert answer["prompt"] == "turn the"
     assert len(answer["tokens"]) <= 8
-    assert "pipeline_tag: text-generation" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: text-generation" in card
+    for sample in card.split("```python\n")[1:]:
+        code = sample.split("```")[0]
+        ran = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True)
+        assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.shared

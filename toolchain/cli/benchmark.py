@@ -63,7 +63,8 @@ def run(
         table = Table("model", "tokens", "p50 ms", "p90 ms", "p99 ms", "runs", box=None)
         for m in timing.measurements:
             figures = ("-" if p is None else f"{p:.3f}" for p in map(m.percentile_ms, (50, 90, 99)))
-            table.add_row(m.model, str(m.load.tokens), *figures, str(len(m.samples_ns)))
+            more = f" + {m.load.new_tokens} new" if m.load.new_tokens else ""
+            table.add_row(m.model, f"{m.load.tokens}{more}", *figures, str(len(m.samples_ns)))
         out(table_text(table))
     for warning in timing.warnings:
         err.print(f"warning: {warning}", markup=False)

@@ -29,6 +29,12 @@ class Session(Protocol):
         Raises UsageError when the feed lacks an input, StepError when the runtime refuses it.
         """
 
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, the likeliest each time, (1, count).
+
+        The feed is one row without padding. Raises UsageError for a model without a cache.
+        """
+
     def close(self) -> None:
         """Give the model's memory back; the session is not used afterwards."""
 

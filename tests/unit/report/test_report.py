@@ -25,7 +25,7 @@ def test_the_keys_of_schema_1_are_frozen(report: Report) -> None:
     model = content["models"][4]
     assert keys(model) == {
         "name", "role", "format", "precision", "path", "sha256", "parameters", "file_bytes",
-        "peak_bytes", "cold_start_ms", "metric", "parity", "latency",
+        "peak_bytes", "cold_start_ms", "metric", "parity", "latency", "decoding",
     }  # fmt: skip
     assert keys(model["metric"]) == {
         "name", "value", "kept", "ci95", "seeds", "split", "rows", "others",

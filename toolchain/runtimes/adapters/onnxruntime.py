@@ -29,6 +29,7 @@ _PREFIX = re.compile(
 )
 _SOURCE_LINE = re.compile(r"\b\w+\.cc:\d+ \w+ ")
 _FATAL = 4
+_PAST = "past_key_values."
 
 
 class _OnnxSession:
@@ -66,6 +67,39 @@ class _OnnxSession:
             ) from None
         return np.asarray(logits, dtype=np.float32)
 
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, (1, count), each in a step of its own.
+
+        What is remembered stays in the runtime's memory between steps.
+        """
+        assert self._session is not None, "the session is closed"
+        if not self._cache:
+            raise UsageError(f"{self._path}: a graph without a cache does not go on with texts")
+        names = [self._output, *(name.replace(_PAST, "present.") for name in self._cache)]
+        values = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in self._empty(feed).items()}
+        ids = feed["input_ids"]
+        total, found = 0, []
+        for _ in range(count):
+            total += ids.shape[1]
+            given = {
+                "input_ids": ids,
+                "attention_mask": np.ones((1, total), np.int64),
+                "position_ids": np.arange(total - ids.shape[1], total, dtype=np.int64)[None],
+            }
+            values |= {
+                n: ort.OrtValue.ortvalue_from_numpy(given[n]) for n in self._inputs if n in given
+            }
+            try:
+                logits, *grown = self._session.run_with_ort_values(names, values)
+            except _REFUSED as error:
+                raise StepError(
+                    f"{self._path}: onnxruntime failed after {total} tokens: {_reason(error)}"
+                ) from None
+            values |= dict(zip(self._cache, grown, strict=True))
+            ids = logits.numpy()[:, -1:].argmax(axis=-1).astype(np.int64)
+            found.append(ids)
+        return np.concatenate(found, axis=1)
+
     def _empty(self, feed: Feed) -> dict[str, NDArray[np.float32]]:
         """Return a cache (B, H, 0, K) of no token."""
         rows = len(feed["input_ids"]) if self._cache else 0
@@ -81,7 +115,7 @@ class _OnnxSession:
 
 def _is_cache(node: ort.NodeArg) -> bool:
     """Return whether an input holds what a decoder remembers, in fp32."""
-    return bool(node.name.startswith("past_key_values.") and node.type == "tensor(float)")
+    return bool(node.name.startswith(_PAST) and node.type == "tensor(float)")
 
 
 def _positions(mask_BN: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -71,6 +71,21 @@ class _TorchSession:
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
 
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, (1, count), with the model's cache."""
+        assert self._model is not None, "the session is closed"
+        if "past_key_values" not in self._inputs:
+            raise UsageError(f"{self._path}: a model without a cache does not go on with texts")
+        ids = torch.from_numpy(np.ascontiguousarray(feed["input_ids"])).to(self._device)
+        past, found = None, []
+        with torch.inference_mode():
+            for _ in range(count):
+                outputs = self._model(input_ids=ids, past_key_values=past, use_cache=True)
+                past, ids = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+                found.append(ids)
+        result: NDArray[np.int64] = torch.cat(found, dim=1).cpu().numpy()
+        return result
+
     def close(self) -> None:
         """Drop the model."""
         self._model = None
