@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -29,10 +30,43 @@ def report_of(build: Path) -> dict[str, dict[str, object]]:
     return {model["name"]: model for model in report["models"]}
 
 
-def test_a_masked_language_model_goes_the_whole_road(raw: Path, tmp_path: Path) -> None:
-    teacher, out = make_teacher(tmp_path / "teacher", head=False), tmp_path / "out"
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT with its masked-language head."""
+    folder = make_teacher(tmp_path_factory.mktemp("masked"), head=False)
     torch.manual_seed(0)
-    BertForMaskedLM(BertConfig.from_pretrained(teacher)).save_pretrained(teacher)
+    BertForMaskedLM(BertConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def test_the_stages_one_after_another(
+    teacher: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx, int8, bundle = tmp_path / "onnx", tmp_path / "int8", tmp_path / "bundle"
+    where = ["--data", str(raw)]
+    assert main(["export", str(teacher), "-o", str(onnx)]) == 0
+    assert main(["quantize", str(onnx), "-o", str(int8)]) == 0
+    proof = ["--against", str(teacher), *where, "-o", str(tmp_path / "proof")]
+    assert main(["verify", str(onnx), *proof]) == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "proof" / "verify.json").read_text())
+    assert found["parities"]["model"]["unit"] == "tokens"
+    # A random model knows nothing: every token is as likely as any other.
+    assert found["metrics"]["model"]["value"] == pytest.approx(np.log(len_of(teacher)), abs=0.5)
+    assert main(["bundle", str(int8), *where, "-o", str(bundle)]) == 0
+    assert selftest(bundle) == []
+    about = json.loads((bundle / "bundle.json").read_text())
+    assert (about["task"], about["program"]["script"]) == ("mask_lm", "fill_mask.py")
+
+
+def len_of(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text())["vocab_size"])
+
+
+@pytest.mark.slow
+def test_a_masked_language_model_goes_the_whole_road(
+    teacher: Path, raw: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
     data = ["--data", str(raw), "data.task=mask_lm", "data.max_tokens=32"]
     words = ["compress", "--teacher", str(teacher), "-o", str(out), "--layers", "2"]
     assert main([*words, *data, *STEPS, *LOOSE]) == 0
