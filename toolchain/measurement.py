@@ -28,11 +28,15 @@ Scenario = Literal["single-stream", "offline", "server"]
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """One way of asking: `tokens` is a fixed length, or "task" for the data's own lengths."""
+    """One way of asking: `tokens` is a fixed length, or "task" for the data's own lengths.
+
+    With `new_tokens`, a run reads so many tokens and goes on with these, one by one.
+    """
 
     tokens: int | Literal["task"]
     scenario: Scenario = "single-stream"
     batch: int = 1
+    new_tokens: int = 0
     warmup: int = 5
     min_seconds: float = 2.0
     min_runs: int = 100
@@ -62,6 +66,12 @@ class Measurement:
         value = percentile(self.samples_ns, q)
         return None if value is None else value / 1e6
 
+    @property
+    def new_tokens_per_s(self) -> float | None:
+        """New tokens per second, reading the prompt included; None under loads without any."""
+        p50_ms = self.percentile_ms(50)
+        return 1e3 * self.load.new_tokens / p50_ms if self.load.new_tokens and p50_ms else None
+
     def rounds_ns(self) -> list[tuple[int, ...]]:
         """Return the samples split by round."""
         rounds, start = [], 0
@@ -81,6 +91,7 @@ class Measurement:
             "threads": self.threads,
             "batch": self.load.batch,
             "tokens": self.load.tokens,
+            **({"new_tokens": self.load.new_tokens} if self.load.new_tokens else {}),
             "scenario": self.load.scenario,
             "p50_ms": self.percentile_ms(50),
             "p90_ms": self.percentile_ms(90),
@@ -111,7 +122,8 @@ class Parity:
     """How far outputs are from the parent's on the same inputs.
 
     `max_abs` over all logits; `cosine` of all logits taken as one vector, the other cosines per
-    row; `agreement` the part of equal decisions.
+    row; `agreement` the part of equal decisions. A row is what has an answer of its own: a row of
+    the data, or a token of one, as `unit` says.
     """
 
     against: str
@@ -121,6 +133,7 @@ class Parity:
     min_cosine: float
     agreement: float
     rows: int
+    unit: Literal["rows", "tokens"] = "rows"
 
     def as_json(self) -> dict[str, Any]:
         """Return the `parity` entry of report.json."""

@@ -23,9 +23,9 @@ from toolchain.scale import launch
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.decide import decide
-from toolchain.steps.export import FP32, INT8, export, quantize
+from toolchain.steps.export import export, quantize
 from toolchain.steps.report import Findings, gather
-from toolchain.steps.variants import TEACHER, Variant
+from toolchain.steps.variants import FP32, INT8, TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
 from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping

@@ -6,7 +6,7 @@ Everything here is computed from a config file; no weight is read.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["LABELLED", "LANGUAGE", "SEQUENCE", "ModelSpec", "Parts", "Precision", "Task"]
+__all__ = ["LABELLED", "LANGUAGE", "SEQUENCE", "TOKENS", "ModelSpec", "Parts", "Precision", "Task"]
 
 Task = Literal["classify", "multi_label", "regress", "tag", "mask_lm", "causal_lm", "encode"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -17,6 +17,8 @@ LABELLED: frozenset[Task] = SEQUENCE | {"tag"}
 """Tasks whose data carry labels."""
 LANGUAGE: frozenset[Task] = frozenset({"mask_lm", "causal_lm"})
 """Tasks whose outcomes are the vocabulary."""
+TOKENS: frozenset[Task] = LANGUAGE | {"tag"}
+"""Tasks with one answer per token."""
 
 _BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 

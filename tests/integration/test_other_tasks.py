@@ -75,7 +75,7 @@ def test_a_model_of_another_task_is_exported_proved_and_bundled(
     assert (about["task"], about["precision"]) == (task, "int8")
 
 
-def test_a_task_that_is_not_exported_is_refused_in_one_sentence(
+def test_data_for_another_task_are_refused_in_one_sentence(
     teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
@@ -86,5 +86,6 @@ def test_a_task_that_is_not_exported_is_refused_in_one_sentence(
     words = ["--against", str(teacher_folder), "--data", str(data), "-o", str(tmp_path / "out")]
     assert main(["verify", str(teacher_folder), *words]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "the task is causal_lm, and only models that answer once per row" in said
+    assert "its model is for classify" in said
+    assert "holds rows for causal_lm" in said
     assert not (tmp_path / "out").exists()

@@ -74,33 +74,6 @@ def test_tasks_with_one_answer_per_row_go_the_whole_road(
     assert (out / "bundles" / "host").is_dir()
 
 
-def test_a_tagger_is_trained_and_distilled(encoder_folder: Path, tmp_path: Path) -> None:
-    data = write_jsonl(tmp_path / "data", tagged, train=120, dev=40)
-    common = ["--data", str(data), *STEPS]
-    teacher, student, out = (str(tmp_path / n) for n in ("teacher", "student", "out"))
-    run("finetune", "--teacher", str(encoder_folder), "-o", teacher, *common)
-    run("design", "--teacher", teacher, "--data", str(data), "--layers", "2", "-o", student)
-    run("distill", "--teacher", teacher, "--student", student, "-o", out,
-        "--method", "kd+minilm_v2", *common)  # fmt: skip
-    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]
-    (pred,) = (s for s in facts["stages"] if s["stage"] == "pred")
-    assert math.isfinite(pred["evals"][-1]["metric"])
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
-        "BertForTokenClassification"
-    ]
-
-
-def test_what_cannot_be_exported_is_refused_before_anything_is_trained(
-    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write_jsonl(tmp_path / "data", tagged, train=20, dev=10)
-    out = tmp_path / "out"
-    words = ["compress", "--teacher", str(encoder_folder), "--data", str(data), "-o", str(out)]
-    assert main(words) == 2
-    assert "the task is tag, and only models that answer once per row" in capsys.readouterr().err
-    assert not out.exists()
-
-
 @pytest.fixture(scope="module")
 def masked_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT saved with its masked-language head."""

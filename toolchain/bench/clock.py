@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 from toolchain.bench.schedule import missing_repeats, orders, portions, repeats
@@ -41,15 +42,22 @@ def timer_ns() -> int:
 def _warm_up(session: Session, feeds: Sequence[Feed], load: Load, limit_s: float) -> None:
     """Run `load.warmup` times unmeasured; a slow contender stops after `limit_s`."""
     start = time.perf_counter()
+    ask = _asking(session, load)
     for feed in islice(cycle(feeds), load.warmup):
-        session.run(feed)
+        ask(feed)
         if time.perf_counter() - start > limit_s:
             break
 
 
-def _timed(session: Session, feeds: Sequence[Feed]) -> list[int]:
+def _asking(session: Session, load: Load) -> Callable[[Feed], object]:
+    """Return what one run is: reading a feed, or going on with it too."""
+    if load.new_tokens:
+        return partial(session.generate, count=load.new_tokens)
+    return session.run
+
+
+def _timed(run: Callable[[Feed], object], feeds: Sequence[Feed]) -> list[int]:
     clock = time.perf_counter_ns
-    run = session.run
     samples = []
     for feed in feeds:
         start = clock()
@@ -68,7 +76,7 @@ def _estimate_ns(session: Session, feeds: Sequence[Feed], load: Load, limit_s: f
     _warm_up(session, feeds, load, limit_s)
     samples: list[int] = []
     for feed in cycle(feeds):
-        samples += _timed(session, [feed])
+        samples += _timed(_asking(session, load), [feed])
         if len(samples) >= _CALIBRATION_RUNS and sum(samples) > limit_s * 1e9:
             break
     return median(samples) if load.tokens == "task" else min(samples)
@@ -124,6 +132,6 @@ def _block(
     gc.disable()
     try:
         _warm_up(session, part, load, share_s)
-        return _timed(session, list(part) * times)
+        return _timed(_asking(session, load), list(part) * times)
     finally:
         gc.enable()

@@ -5,19 +5,17 @@ target only where the run itself executed there (`Target.fidelity` is "measured"
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from toolchain.bundle.forms import Form, form_of
 from toolchain.measurement import Measurement, Metric
 from toolchain.recipe import DataTask
 from toolchain.target import Target
 
-__all__ = ["CLOSE_CALL", "REQUIRES", "TASKS", "About", "Kind", "ModelFile", "Padding"]
+__all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
 
 Kind = Literal["single", "pair"]
-
-TASKS: tuple[DataTask, ...] = ("classify", "multi_label", "regress")
-"""What a bundle's scripts can answer."""
 
 # Lower bounds with aarch64 wheels for Python 3.10 and newer. onnxruntime 1.21 dies with an illegal
 # instruction on Cortex-A53 and A72.
@@ -41,12 +39,19 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """What tokenizer.json may leave open: how rows are padded and from which end they are cut."""
+    """What tokenizer.json may leave open: how rows are padded, from which end they are cut.
+
+    And which tokens stand for a gap, the beginning and the end of a text; None where there is none.
+    """
 
     pad_id: int
     pad_token: str
     pad_type_id: int
     truncation_side: str
+    mask_id: int | None = None
+    mask_token: str | None = None
+    begin_id: int | None = None
+    end_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +72,17 @@ class About:
     task: DataTask = "classify"
 
     @property
+    def form(self) -> Form:
+        """How models for the task are packed."""
+        return form_of(self.task)
+
+    @property
     def tolerances(self) -> dict[str, float]:
         """How far outputs on the device may be from the recorded ones.
 
         fp32: each logit. Anything else is not the same to the last bit on every CPU: cosine of
-        each row and on average, equal decisions, both without close calls. A score has no direction
+        each row (or token, where each has an answer) and on average, equal decisions, both without
+        close calls. A score has no direction
         and decides nothing: its distance, on average and in each row, in standard deviations of
         the recorded scores.
         """
@@ -102,15 +113,11 @@ class About:
                 "notes": self.target.notes,
             },
             "task": self.task,
+            "program": {"script": self.form.script, "name": self.form.name},
             "labels": list(self.labels),
             "kind": self.kind,
             "max_tokens": self.max_tokens,
-            "tokenizer": {
-                "pad_id": self.padding.pad_id,
-                "pad_token": self.padding.pad_token,
-                "pad_type_id": self.padding.pad_type_id,
-                "truncation_side": self.padding.truncation_side,
-            },
+            "tokenizer": asdict(self.padding),
             "precision": self.precision,
             "inputs": list(self.model.inputs),
             "output": self.model.output,

@@ -13,9 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.artifact import file_sha256, out_of_disk
-from toolchain.bundle.about import REQUIRES, TASKS, About, Kind, ModelFile
-from toolchain.bundle.assets.classify import BundleError, Classifier
-from toolchain.bundle.golden import Row, golden_rows, padding_of
+from toolchain.bundle.about import REQUIRES, About, Kind, ModelFile
+from toolchain.bundle.forms import Form, Row, form_of
+from toolchain.bundle.golden import golden_rows, padding_of
 from toolchain.bundle.readme import render
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.measurement import Measurement, Metric
@@ -26,8 +26,10 @@ from toolchain.target import Target
 __all__ = ["build"]
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
-_SCRIPTS = ("classify.py", "selftest.py")
+_SELFTEST = "selftest.py"
 _KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_DECODER_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_CACHE = "past_key_values."
 
 # What onnxruntime 1.22.1, the oldest one a bundle asks for, can open.
 _MAX_IR_VERSION = 10
@@ -43,7 +45,7 @@ def build(
     labels: tuple[str, ...],
     kind: Kind,
     max_tokens: int,
-    golden_texts: Sequence[str] | Sequence[tuple[str, str]],
+    golden_texts: Sequence[str] | Sequence[Row],
     precision: str,
     lineage: Mapping[str, str],
     licenses: Mapping[str, str],
@@ -56,19 +58,20 @@ def build(
 
     `model_digest` is the sha256 of the .onnx file that was verified and measured; `tokenizer` is
     a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real rows of the
-    task; `licenses` maps file names to texts.
+    task (of a tagger, the words of each); `licenses` maps file names to texts.
 
     Raises UsageError for arguments that make no bundle or that the target does not take, and
     IntegrityError when the model is not the one of that digest, answers with another number of
     labels, or the shipped tokenizer does not give the Hugging Face one's tokens.
     """
     _check_arguments(out, tokenizer, licenses)
-    _check_labels(labels, task)
-    rows = _own_rows(golden_texts, kind)
+    form = form_of(task)
+    _check_labels(labels, task, form)
+    rows = _own_rows(golden_texts, kind, form)
     reference = load_tokenizer(tokenizer)
     about = About(
         target=target,
-        model=_inspect(model, model_digest),
+        model=_inspect(model, model_digest, form),
         padding=padding_of(reference),
         labels=labels,
         kind=kind,
@@ -82,29 +85,26 @@ def build(
     )
     _check_target(about)
     try:
-        _copy(out, model, tokenizer)
+        _copy(out, model, tokenizer, form)
         _write_texts(out, about, licenses)
     except OSError as error:
         raise out_of_disk(error, out) from error
     try:
-        shipped = Classifier(out)
+        shipped = form.open(out)
         golden = golden_rows(reference, shipped, rows, kind=kind, max_tokens=max_tokens)
-    except BundleError as error:
+    except form.damaged as error:
         raise IntegrityError(f"{model}: the bundle does not run here: {error}") from None
     lines = [json.dumps(row) + "\n" for row in golden]
     (out / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _check_labels(labels: tuple[str, ...], task: DataTask) -> None:
-    if task not in TASKS:
-        raise UsageError(
-            f"a bundle answers once per row: {', '.join(TASKS)}; the task {task} is none of these"
-        )
+def _check_labels(labels: tuple[str, ...], task: DataTask, form: Form) -> None:
     if task == "regress" and len(labels) != 1:
         raise UsageError(f"expected the one name of a score, found {labels!r}")
-    fewest = {"classify": 2}.get(task, 1)
-    if len(labels) < fewest or len(set(labels)) != len(labels):
-        words = {1: "one", 2: "two"}[fewest]
+    if form.fewest == 0 and labels:
+        raise UsageError(f"expected no labels for {task}, found {labels!r}")
+    if len(labels) < form.fewest or len(set(labels)) != len(labels):
+        words = {1: "one", 2: "two"}[form.fewest]
         raise UsageError(f"expected {words} or more labels of different names, found {labels!r}")
 
 
@@ -119,8 +119,10 @@ def _check_arguments(out: Path, tokenizer: Path, licenses: Mapping[str, str]) ->
             raise UsageError(f"the licence file name {name!r} is not a plain file name")
 
 
-def _own_rows(texts: Sequence[str] | Sequence[tuple[str, str]], kind: Kind) -> list[Row]:
+def _own_rows(texts: Sequence[str] | Sequence[Row], kind: Kind, form: Form) -> list[Row]:
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    if form.words:
+        return rows
     expected = 2 if kind == "pair" else 1
     for number, row in enumerate(rows, start=1):
         if len(row) != expected:
@@ -128,7 +130,7 @@ def _own_rows(texts: Sequence[str] | Sequence[tuple[str, str]], kind: Kind) -> l
     return rows
 
 
-def _inspect(path: Path, digest: str) -> ModelFile:
+def _inspect(path: Path, digest: str, form: Form) -> ModelFile:
     """Read what an .onnx file declares; refuse one that older runtimes or the scripts can't use."""
     found = file_sha256(path)
     if found != digest:
@@ -148,16 +150,19 @@ def _inspect(path: Path, digest: str) -> ModelFile:
             "save the model with an older IR version",
         )
     inputs = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
-    usable = set(inputs) <= set(_KNOWN_INPUTS) and "input_ids" in inputs
-    if not usable or set(inputs.values()) != {onnx.TensorProto.INT64}:
-        expected = ", ".join(_KNOWN_INPUTS)
+    cache = {name for name in inputs if form.prompt and name.startswith(_CACHE)}
+    own = {name: kind for name, kind in inputs.items() if name not in cache}
+    known = _DECODER_INPUTS if form.prompt else _KNOWN_INPUTS
+    usable = set(own) <= set(known) and "input_ids" in own and bool(cache) == form.prompt
+    if not usable or set(own.values()) != {onnx.TensorProto.INT64}:
+        expected = ", ".join((*known, f"{_CACHE}*") if form.prompt else known)
         raise UsageError(f"{path}: takes {', '.join(inputs)}, expected int64 inputs of {expected}")
     return ModelFile(
         sha256=found,
         file_bytes=path.stat().st_size,
         opset=max(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
-        inputs=tuple(inputs),
+        inputs=tuple(own),
         output=_logits_output([value.name for value in proto.graph.output], path),
     )
 
@@ -181,13 +186,13 @@ def _check_target(about: About) -> None:
         raise UsageError("; ".join(reasons))
 
 
-def _copy(out: Path, model: Path, tokenizer: Path) -> None:
+def _copy(out: Path, model: Path, tokenizer: Path, form: Form) -> None:
     shutil.copyfile(model, out / "model.onnx")
     shutil.copyfile(tokenizer / "tokenizer.json", out / "tokenizer.json")
     if (tokenizer / "vocab.txt").is_file():
         shutil.copyfile(tokenizer / "vocab.txt", out / "vocab.txt")
         _check_vocabulary(out)
-    for name in _SCRIPTS:
+    for name in (form.script, _SELFTEST):
         shutil.copyfile(_ASSETS / name, out / name)
 
 

@@ -6,22 +6,26 @@ tokens, nothing at all, and rows longer than the model takes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from toolchain.bundle.about import Kind, Padding
-from toolchain.bundle.assets.classify import Classifier
+from toolchain.bundle.forms import Form, OfPrompts, OfTokens, Row, Shipped, form_of
 from toolchain.errors import IntegrityError, UsageError
 
-__all__ = ["Row", "golden_rows", "padding_of", "tricky_rows"]
-
-Row = tuple[str, ...]
+__all__ = ["golden_rows", "padding_of", "tricky_rows"]
 
 # How many of the task's own rows are kept beside the tricky ones.
 _OWN_ROWS = 64
+# Of a row that is answered token by token, how many tokens are kept.
+_PLACES = 16
+# And of the outcomes of a vocabulary, how many of the highest.
+_OUTCOMES = 16
+# How many tokens a text is gone on with, as long as the likeliest is so far ahead.
+_NEW_TOKENS, _CLOSE = 8, 0.5
 
 _TRICKY = (
     "",
@@ -90,12 +94,19 @@ def padding_of(tokenizer: PreTrainedTokenizerFast) -> Padding:
         pad_token=pad_token,
         pad_type_id=int(tokenizer.pad_token_type_id),
         truncation_side=str(tokenizer.truncation_side),
+        mask_id=tokenizer.mask_token_id,
+        mask_token=tokenizer.mask_token,
+        # GPT-2 calls its one special token both, and it stands at the end alone.
+        begin_id=None
+        if tokenizer.bos_token_id == tokenizer.eos_token_id
+        else tokenizer.bos_token_id,
+        end_id=tokenizer.eos_token_id,
     )
 
 
 def golden_rows(
     reference: PreTrainedTokenizerFast,
-    shipped: Classifier,
+    shipped: Shipped,
     own: Sequence[Row],
     *,
     kind: Kind,
@@ -107,38 +118,110 @@ def golden_rows(
     one row at a time. Raises IntegrityError where the shipped tokenizer gives other tokens, or
     the model an answer that is not finite.
     """
-    rows = [*own[:_OWN_ROWS], *tricky_rows(kind, max_tokens)]
-    return [_golden(reference, shipped, row, max_tokens) for row in rows]
+    form = form_of(shipped.task)
+    tricky = tricky_rows(kind, max_tokens)
+    if form.gap:
+        own = [_with_gap(row, str(reference.mask_token)) for row in own]
+    if form.words:
+        tricky = [words for (text,) in tricky if (words := tuple(text.split()))]
+    return [
+        _golden(reference, shipped, form, row, max_tokens) for row in [*own[:_OWN_ROWS], *tricky]
+    ]
 
 
 def _golden(
-    reference: PreTrainedTokenizerFast, shipped: Classifier, row: Row, max_tokens: int
+    reference: PreTrainedTokenizerFast, shipped: Shipped, form: Form, row: Row, max_tokens: int
 ) -> dict[str, Any]:
-    # Lists, as in training: called with bare texts it takes an empty second one for none at all.
-    expected: _Encoding = reference(
-        *([text] for text in row),
-        truncation="longest_first",
-        max_length=max_tokens,
-        return_token_type_ids=True,
-    )
-    ids, type_ids = expected.input_ids[0], expected.token_type_ids[0]
+    ids, type_ids = _expected(reference, form, row, max_tokens)
     feed = shipped.encode([row])
     _same("token ids", row, ids, feed["input_ids"])
     _same("type ids", row, type_ids, feed["token_type_ids"])
     logits = shipped.logits(feed)[0]
     if not np.isfinite(logits).all():
         raise IntegrityError(f"the model answers {logits.tolist()} to {_shown(row)}")
-    texts = {"text": row[0]} if len(row) == 1 else {"text": row[0], "text_b": row[1]}
     return {
-        **texts,
+        **_texts(row, form),
         "input_ids": ids,
         "token_type_ids": type_ids,
-        "logits": logits.tolist(),
-        **_decision(shipped, logits.tolist()),
+        **(_at_places(shipped, row, logits) if form.per_token else _whole(shipped, logits)),
+        **({"continuation": _continued(shipped, row)} if form.prompt else {}),
     }
 
 
-def _decision(shipped: Classifier, logits: list[float]) -> dict[str, str | list[str]]:
+def _expected(
+    reference: PreTrainedTokenizerFast, form: Form, row: Row, max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Return the token and type ids that the Hugging Face tokenizer gives."""
+    if form.prompt:
+        ids = _prompt_ids(reference, row[0], max_tokens)
+        return ids, [0] * len(ids)
+    # Lists, as in training: called with bare texts it takes an empty second one for none at all.
+    expected: _Encoding = reference(
+        *([[list(row)]] if form.words else [[text] for text in row]),
+        is_split_into_words=form.words,
+        truncation="longest_first",
+        max_length=max_tokens,
+        return_token_type_ids=True,
+    )
+    return expected.input_ids[0], expected.token_type_ids[0]
+
+
+def _prompt_ids(reference: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:
+    """Return a prompt as a decoder reads it: behind its begin token, the end of a long one."""
+    ids: list[int] = reference(text, add_special_tokens=False, verbose=False)["input_ids"]
+    begin, end = padding_of(reference).begin_id, reference.eos_token_id
+    first = [] if begin is None else [begin]
+    return [*first, *ids[max(0, len(ids) - max_tokens + len(first)) :]] or [int(end)]
+
+
+def _continued(shipped: Shipped, row: Row) -> list[int]:
+    """Return how the model goes on with a prompt, up to the first close call."""
+    found = []
+    for token, margin in cast(OfPrompts, shipped).steps(row[0], _NEW_TOKENS):
+        if margin < _CLOSE:
+            break
+        found.append(token)
+    return found
+
+
+def _with_gap(row: Row, gap: str) -> Row:
+    """Return a text with a gap in the place of its middle word."""
+    words = row[0].split()
+    words[len(words) // 2 : len(words) // 2 + 1] = [gap]
+    return (" ".join(words),)
+
+
+def _texts(row: Row, form: Form) -> dict[str, str | list[str]]:
+    if form.words:
+        return {"words": list(row)}
+    return {"text": row[0]} if len(row) == 1 else {"text": row[0], "text_b": row[1]}
+
+
+def _at_places(shipped: Shipped, row: Row, logits_NC: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the output at some of the tokens whose answers mean something, and what it means."""
+    places = cast(OfTokens, shipped).places(row)
+    chosen = [places[i * len(places) // _PLACES] for i in range(_PLACES)]
+    kept = sorted(set(chosen if len(places) > _PLACES else places))
+    logits_PC = logits_NC[kept]
+    best_P = logits_PC.argmax(axis=1).tolist() if kept else []
+    if shipped.labels:
+        tags = [shipped.labels[best] for best in best_P]
+        return {"positions": kept, "logits": logits_PC.tolist(), "tags": tags}
+    highest = np.argsort(-logits_PC, axis=1, kind="stable")[:, :_OUTCOMES]
+    return {
+        "positions": kept,
+        "outcomes": highest.tolist(),
+        "logits": np.take_along_axis(logits_PC, highest, axis=1).tolist(),
+        "tokens": best_P,
+    }
+
+
+def _whole(shipped: Shipped, logits_C: NDArray[np.float32]) -> dict[str, Any]:
+    logits: list[float] = logits_C.tolist()
+    return {"logits": logits, **_decision(shipped, logits)}
+
+
+def _decision(shipped: Shipped, logits: list[float]) -> dict[str, str | list[str]]:
     """Return what the logits of a row mean: a label, the labels above 0.5, nothing for a score."""
     match shipped.task:
         case "regress":

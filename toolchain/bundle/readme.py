@@ -39,6 +39,10 @@ def _latency(measured: Measurement) -> str:
     length = "the task's lengths" if tokens == "task" else f"{tokens} tokens"
     percentiles = [(q, measured.percentile_ms(q)) for q in (50, 90, 99)]
     figures = [f"p{q} {value:.3g} ms" for q, value in percentiles if value is not None]
+    if measured.load.new_tokens:
+        length = f"{measured.load.new_tokens} new tokens behind {length}"
+        rate = measured.new_tokens_per_s
+        figures = [f"{rate:,.0f} new tokens/s", *figures] if rate else figures
     told = ", ".join(figures) or "too few samples for a percentile"
     plural = "" if measured.threads == 1 else "s"
     return (

@@ -26,15 +26,14 @@ def run(
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
     """Time models alternately, single-stream, on the task's lengths and at fixed ones."""
-    from toolchain.data.sources import load_task
-    from toolchain.recipe import Benchmark, Columns
-    from toolchain.steps.folders import labels_of, max_tokens_of, variant_of
+    from toolchain.recipe import Benchmark
+    from toolchain.steps.folders import data_for, max_tokens_of, variant_of
 
     names = [str(folder) for folder in models]
     if len(set(names)) != len(names):
         raise UsageError("a model is named twice")
     inputs = folder_digests(**{name: Path(name) for name in names})
-    task = load_task(data, columns=Columns(), teacher_labels=labels_of(models[0]))
+    task = data_for(models[0], data)
     variants = [variant_of(folder, str(folder)) for folder in models]
     settings = Benchmark(min_seconds=seconds)
     from toolchain.steps.benchmark import benchmark, read_timing
@@ -64,7 +63,8 @@ def run(
         table = Table("model", "tokens", "p50 ms", "p90 ms", "p99 ms", "runs", box=None)
         for m in timing.measurements:
             figures = ("-" if p is None else f"{p:.3f}" for p in map(m.percentile_ms, (50, 90, 99)))
-            table.add_row(m.model, str(m.load.tokens), *figures, str(len(m.samples_ns)))
+            more = f" + {m.load.new_tokens} new" if m.load.new_tokens else ""
+            table.add_row(m.model, f"{m.load.tokens}{more}", *figures, str(len(m.samples_ns)))
         out(table_text(table))
     for warning in timing.warnings:
         err.print(f"warning: {warning}", markup=False)

@@ -24,14 +24,12 @@ def run(
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
     """Pack model, tokenizer, golden vectors, sample and self-test for one target."""
-    from toolchain.data.sources import load_task
-    from toolchain.recipe import Columns
-    from toolchain.steps.folders import labels_of, max_tokens_of, variant_of
+    from toolchain.steps.folders import data_for, max_tokens_of, variant_of
     from toolchain.target import load_target
 
     profile = load_target(target)
     inputs = folder_digests(model=model)
-    task = load_task(data, columns=Columns(), teacher_labels=labels_of(model))
+    task = data_for(model, data)
     variant = variant_of(model, "model")
     if variant.format != "onnx":
         raise UsageError(f"{model}: not exported yet", "run toolchain export first")

@@ -67,13 +67,11 @@ def run(
             "threads": threads,
         },
     )
-    from toolchain.data.sources import check_exportable
     from toolchain.plan import make_plan, probed
     from toolchain.rundir import check_output
     from toolchain.scale import launch, processes
 
     plan = make_plan(recipe, output)
-    check_exportable(plan.task)
     check_output(output, plan.recipe, fresh=not resume)
     if dry_run:
         plan = probed(plan)

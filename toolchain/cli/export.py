@@ -18,12 +18,12 @@ def run(
     verbose: o.Verbose = False,
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
-    """Export a classifier to ONNX with dynamic batch and length, tokenizer beside it."""
+    """Export a model with a head to ONNX with dynamic batch and length, tokenizer beside it."""
     from toolchain.errors import UsageError
     from toolchain.models.checkpoint import inspect
 
     found = inspect(str(model))
-    if not found.has_head:
+    if found.task == "encode":
         raise UsageError(f"{model}: a bare encoder without a head", "fine-tune it first")
     from toolchain.steps.export import export
 

@@ -25,14 +25,12 @@ def run(
 ) -> None:
     """Compare outputs and task metric with the parent's; exit 3 or 4 where a gate is not met."""
     from toolchain import hardware, metrics
-    from toolchain.data.sources import check_exportable, load_task
-    from toolchain.recipe import Columns, Gates
-    from toolchain.steps.folders import labels_of, max_tokens_of, variant_of
+    from toolchain.recipe import Gates
+    from toolchain.steps.folders import data_for, max_tokens_of, variant_of
 
     inputs = folder_digests(model=model, parent=against)
-    task = load_task(data, columns=Columns(), teacher_labels=labels_of(against))
-    check_exportable(task)
-    metric = metrics.resolve("auto", task.task)
+    task = data_for(against, data)
+    metric = metrics.resolve("auto", task.task, task.labels)
     parent = variant_of(against, "parent")
     candidate = variant_of(model, "model", parent="parent")
     from toolchain.steps.verify import read_proof, verify

@@ -14,9 +14,9 @@ from toolchain.data.readers import Table, is_text, read_texts
 from toolchain.data.rows import Rows, read_rows
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
-from toolchain.spec import LANGUAGE, SEQUENCE
+from toolchain.spec import LANGUAGE, TOKENS
 
-__all__ = ["Label", "Split", "TaskData", "check_exportable", "load_raw", "load_task"]
+__all__ = ["Label", "Split", "TaskData", "load_raw", "load_task"]
 
 # One row in ten is held out, one in a hundred of raw text from this many lines on.
 _HELD_OUT = 10
@@ -69,19 +69,14 @@ class TaskData:
     notes: tuple[str, ...]
 
     @property
-    def of_sentences(self) -> bool:
-        """Whether a model answers once per row; only such models are exported and bundled."""
-        return self.task in SEQUENCE
+    def of_tokens(self) -> bool:
+        """Whether a model answers once per token, not once per row."""
+        return self.task in TOKENS
 
-
-def check_exportable(task: TaskData) -> None:
-    """Raise UsageError for a task whose models are trained and evaluated, but not exported."""
-    if not task.of_sentences:
-        raise UsageError(
-            f"{task.train.file}: the task is {task.task}, and only models that answer once per row "
-            f"({', '.join(sorted(SEQUENCE))}) are exported, proved and bundled",
-            "train and evaluate such a model with toolchain finetune and toolchain distill",
-        )
+    @property
+    def of_language(self) -> bool:
+        """Whether a model's outcomes are the vocabulary, so that no label is needed."""
+        return self.task in LANGUAGE
 
 
 def load_task(

@@ -3,7 +3,7 @@
 Shape letters: R rows, B batch, N tokens, C classes, V vocabulary, P supervised positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,11 +16,16 @@ from transformers import PreTrainedModel
 from toolchain.data.batching import Batch, Rows, in_order
 from toolchain.data.masking import IGNORED
 from toolchain.metrics import Outputs, TagLogits, TokenSums
+from toolchain.spec import LANGUAGE
 
-__all__ = ["Answers", "evaluate", "logits_of_rows"]
+__all__ = ["Answered", "Answers", "answers_of", "evaluate", "logits_of_rows", "rows_at_once"]
 
 # Logits over a vocabulary that are alive together, in values: 2^26 of fp32 are 256 MiB.
 _LOGITS = 1 << 26
+
+
+Answered = Iterable[tuple[Batch, Tensor]]
+"""Batches in any order, each with its logits: (B, C), or (B, N, C) of a model of tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,28 @@ def evaluate(
     Logits over a vocabulary are reduced batch by batch and never kept; a masked language model is
     asked for the same tokens every time.
     """
+    size = batch_size
+    if rows.task in LANGUAGE:
+        vocab = int(model.config.get_text_config().vocab_size)
+        size = min(batch_size, rows_at_once(rows, vocab))
+    return answers_of(rows, _answered(model, rows, size, bf16, inference))
+
+
+def answers_of(rows: Rows, answered: Answered) -> Answers:
+    """Return what was answered to rows of any task, whoever answered; each batch is read once."""
     match rows.task:
         case "tag":
-            return _tags(model, rows, batch_size, bf16, inference)
+            return _tags(rows, answered)
         case "causal_lm" | "mask_lm":
-            return Answers(_tokens(model, rows, batch_size, bf16, inference), None)
+            return Answers(_tokens(rows, answered), None)
         case _:
             assert isinstance(rows.labels, np.ndarray)
-            logits_RC = logits_of_rows(
-                model, rows, batch_size=batch_size, bf16=bf16, inference=inference
-            )
-            return Answers(logits_RC, rows.labels)
+            return Answers(_logits(rows, answered), rows.labels)
+
+
+def rows_at_once(rows: Rows, outcomes: int) -> int:
+    """Return how many of the longest rows may have logits over so many outcomes at a time."""
+    return max(1, _LOGITS // (int(rows.lengths.max()) * outcomes))
 
 
 def logits_of_rows(
@@ -72,8 +88,12 @@ def logits_of_rows(
     inference: bool = True,
 ) -> NDArray[np.float32]:
     """Return logits (R, C) in float32; the model's mode is restored afterwards."""
+    return _logits(rows, _answered(model, rows, batch_size, bf16, inference))
+
+
+def _logits(rows: Rows, answered: Answered) -> NDArray[np.float32]:
     logits_RC: NDArray[np.float32] | None = None
-    for batch, logits in _answered(model, rows, batch_size, bf16, inference):
+    for batch, logits in answered:
         logits_BC = logits.float().cpu().numpy()
         if logits_RC is None:
             logits_RC = np.empty((len(rows), logits_BC.shape[1]), dtype=np.float32)
@@ -82,14 +102,12 @@ def logits_of_rows(
     return logits_RC
 
 
-def _tags(
-    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool, inference: bool
-) -> Answers:
+def _tags(rows: Rows, answered: Answered) -> Answers:
     assert isinstance(rows.labels, tuple)
     gold = [labels[labels != IGNORED] for labels in rows.labels]
     starts = np.concatenate([[0], np.cumsum([len(labels) for labels in gold])]).astype(np.int64)
     logits_PC: NDArray[np.float32] | None = None
-    for batch, logits_BNC in _answered(model, rows, batch_size, bf16, inference):
+    for batch, logits_BNC in answered:
         words_BN = batch.labels != IGNORED
         if logits_PC is None:
             logits_PC = np.empty((int(starts[-1]), logits_BNC.shape[2]), dtype=np.float32)
@@ -102,15 +120,11 @@ def _tags(
     return Answers(outputs, np.concatenate(gold))
 
 
-def _tokens(
-    model: PreTrainedModel, rows: Rows, batch_size: int, bf16: bool, inference: bool
-) -> TokenSums:
-    longest = int(rows.lengths.max())
-    fitting = max(1, _LOGITS // (longest * int(model.config.get_text_config().vocab_size)))
+def _tokens(rows: Rows, answered: Answered) -> TokenSums:
     nll = np.zeros(len(rows), dtype=np.float64)
     right = np.zeros(len(rows), dtype=np.int64)
     tokens = np.zeros(len(rows), dtype=np.int64)
-    for batch, logits_BNV in _answered(model, rows, min(batch_size, fitting), bf16, inference):
+    for batch, logits_BNV in answered:
         wanted_BN = batch.labels != IGNORED
         # Only supervised positions are turned to fp32: one in seven of a masked model's.
         logits_PV = logits_BNV[wanted_BN].float()

@@ -13,7 +13,7 @@ import numpy as np
 
 from toolchain.errors import UsageError
 from toolchain.metrics import counts, ranks, sums
-from toolchain.metrics.outputs import Labels, Outputs, TagLogits, TokenSums
+from toolchain.metrics.outputs import Labels, Outputs, TagLogits, TokenSums, is_finite
 from toolchain.metrics.spans import not_bio
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "better",
     "for_task",
     "interval",
+    "is_finite",
     "resolve",
     "score",
     "sign",

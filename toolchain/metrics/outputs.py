@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolchain.errors import StepError
 
-__all__ = ["Floats", "Labels", "Outputs", "TagLogits", "TokenSums", "checked"]
+__all__ = ["Floats", "Labels", "Outputs", "TagLogits", "TokenSums", "checked", "is_finite"]
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer] | NDArray[np.floating]
@@ -53,6 +53,15 @@ class TokenSums:
 
 
 Outputs = Floats | TagLogits | TokenSums
+
+
+def is_finite(outputs: Outputs) -> bool:
+    """Return whether outputs decide anything at all."""
+    if isinstance(outputs, TagLogits):
+        return bool(np.isfinite(outputs.logits).all())
+    if isinstance(outputs, TokenSums):
+        return bool(np.isfinite(outputs.nll).all())
+    return bool(np.isfinite(outputs).all())
 
 
 def checked(logits: Floats) -> Floats:

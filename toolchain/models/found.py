@@ -11,7 +11,7 @@ from toolchain.errors import UsageError
 from toolchain.models.family import Family
 from toolchain.spec import LANGUAGE, Task
 
-__all__ = ["found_task", "has_lm_head", "labels_of"]
+__all__ = ["declared_task", "found_task", "has_lm_head", "labels_of"]
 
 Tensors = Mapping[str, tuple[int, ...]]
 
@@ -22,6 +22,11 @@ _DECLARED: dict[str, Task] = {
     "ForMultipleChoice": "encode",
     "ForQuestionAnswering": "encode",
     "ForNextSentencePrediction": "encode",
+}
+_LANGUAGE: dict[str, Task] = {
+    "ForMaskedLM": "mask_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
 }
 _PROBLEMS: dict[str, Task] = {
     "single_label_classification": "classify",
@@ -84,10 +89,18 @@ def labels_of(
     return dict(sorted(labels.items()))
 
 
-def _declared(config: Mapping[str, Any]) -> Task | None:
+def declared_task(config: Mapping[str, Any]) -> Task:
+    """Return the task of the class a configuration names, where there are no weights to look at.
+
+    A classifier of any kind is "classify", a bare model "encode".
+    """
+    return _declared(config, {**_DECLARED, **_LANGUAGE}) or "encode"
+
+
+def _declared(config: Mapping[str, Any], endings: Mapping[str, Task] = _DECLARED) -> Task | None:
     names = config.get("architectures")
     for name in names if isinstance(names, list) else []:
-        for ending, task in _DECLARED.items():
+        for ending, task in endings.items():
             if str(name).endswith(ending):
                 return task
     return None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from toolchain.optimize.passes import additive_mask, first_row, sequence_first
+from toolchain.optimize.passes import additive_mask, first_row, sequence_first, tied_head
 from toolchain.optimize.rewrite import rewritten
 from toolchain.optimize.transform import PassFacts
 
@@ -23,5 +23,6 @@ def simplify(source: Path, out: Path) -> tuple[PassFacts, ...]:
             "additive_mask": additive_mask.rewrite,
             "sequence_first": sequence_first.rewrite,
             "first_row": first_row.rewrite,
+            "tied_head": tied_head.rewrite,
         },
     )

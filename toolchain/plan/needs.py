@@ -10,7 +10,7 @@ from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
 from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
-from toolchain.scale.budget import Budget, Job
+from toolchain.scale.budget import Budget, Job, Placed, budget_of
 from toolchain.scale.hardware import parse_hardware
 from toolchain.scale.placing import live_only, resolve
 from toolchain.spec import ModelSpec
@@ -62,8 +62,12 @@ def budgeted(plan: Plan) -> Budget:
     ]
     live = live_only([stage.parts for stage in plan.stages])
     asked = plan.recipe.placement
-    budgets = [resolve(job, asked, hardware, live=live) for job in jobs]
-    return max(budgets, key=lambda budget: budget.rank_bytes)
+    hardest = max(jobs, key=lambda job: budget_of(job, Placed(), hardware).rank_bytes)
+    # All stages lie where the hardest one fits, and none may be refused there.
+    budget = resolve(hardest, asked, hardware, live=live)
+    for job in jobs:
+        resolve(job, asked, hardware, live=live)
+    return budget
 
 
 def estimated(plan: Plan, budget: Budget) -> Estimate:

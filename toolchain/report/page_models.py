@@ -252,6 +252,13 @@ def _facts(report: Report, row: Row) -> Iterator[Fact]:
     if model.cold_start_ms is not None:
         value = f"{figures.milliseconds(model.cold_start_ms)} ms to the first answer"
         yield Fact(name="cold start", value=value)
+    for entry in model.decoding:
+        if entry.new_tokens_per_s is not None:
+            value = (
+                f"{entry.new_tokens_per_s:,.0f} new tokens/s, {entry.new_tokens} behind "
+                f"{entry.tokens} ({entry.fidelity} on {entry.target}, {entry.runs:,} runs)"
+            )
+            yield Fact(name="decoding", value=value)
     if model.metric is not None:
         seeds = "" if model.metric.seeds == 1 else f", {model.metric.seeds} seeds"
         yield Fact(name=model.metric.name, value=f"{_interval(row)}{seeds}")
@@ -259,7 +266,7 @@ def _facts(report: Report, row: Row) -> Iterator[Fact]:
         parity = model.parity
         parent = words.parent_words(report, parity.against)
         value = (
-            f"against {parent} on {parity.rows:,} rows: largest difference "
+            f"against {parent} on {parity.rows:,} {parity.unit}: largest difference "
             f"{parity.max_abs:.2g}, cosine mean {parity.mean_cosine:.5f}, least "
             f"{parity.min_cosine:.5f}, equal decisions {figures.percent(parity.agreement)}"
         )

@@ -17,6 +17,7 @@ from toolchain.spec import ModelSpec
 __all__ = [
     "SCHEMA",
     "Curve",
+    "Decoding",
     "Evals",
     "Latency",
     "Model",
@@ -91,6 +92,41 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How fast a decoder goes on with a text: a run reads `tokens` and adds `new_tokens`.
+
+    `new_tokens_per_s` follows from the median run, the reading included; `samples` in nanoseconds.
+    """
+
+    target: str
+    fidelity: Fidelity
+    runtime: str
+    threads: int
+    tokens: Tokens
+    new_tokens: int
+    new_tokens_per_s: float | None
+    runs: int
+    round_sizes: tuple[int, ...] = ()
+    samples: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(measurement: Measurement) -> "Decoding":
+        """Return the entry for one measurement."""
+        return Decoding(
+            target=measurement.target,
+            fidelity=measurement.fidelity,
+            runtime=measurement.runtime,
+            threads=measurement.threads,
+            tokens=measurement.load.tokens,
+            new_tokens=measurement.load.new_tokens,
+            new_tokens_per_s=measurement.new_tokens_per_s,
+            runs=len(measurement.samples_ns),
+            round_sizes=measurement.round_sizes,
+            samples=measurement.samples_ns,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One model file and what is known about it. `name` is unique: gates and ratios refer to it."""
 
@@ -107,6 +143,7 @@ class Model:
     metric: Metric | None = None
     parity: Parity | None = None
     latency: tuple[Latency, ...] = ()
+    decoding: tuple[Decoding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What every runtime offers: open a model, feed it arrays of tokens, get logits.
 
-Shape letters: B batch, N tokens, C classes. A runtime is a module of `toolchain.runtimes.adapters`
+Shape letters: B batch, N tokens, C outcomes. A runtime is a module of `toolchain.runtimes.adapters`
 (or of the entry-point group `toolchain.runtimes`) whose `open_session` follows `OpenSession`; its
 name is the `runtime.name` of a target.
 """
@@ -24,9 +24,15 @@ class Session(Protocol):
     """An opened model, used by one thread at a time."""
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits (B, C), computed and in host memory.
+        """Return the logits in host memory: (B, C), or (B, N, C) of a model of tokens.
 
         Raises UsageError when the feed lacks an input, StepError when the runtime refuses it.
+        """
+
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, the likeliest each time, (1, count).
+
+        The feed is one row without padding. Raises UsageError for a model without a cache.
         """
 
     def close(self) -> None:

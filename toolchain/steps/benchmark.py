@@ -27,6 +27,8 @@ from toolchain.steps.variants import Variant
 __all__ = ["Timing", "benchmark", "read_timing"]
 
 _FILE = "benchmark.json"
+# How a decoder is timed where it goes on with a text.
+_PROMPT, _NEW_TOKENS = 16, 32
 _PROVIDER = "CPUExecutionProvider"
 
 
@@ -43,6 +45,13 @@ class Timing:
         """Return the measurement of a variant at the task's own lengths."""
         found = (m for m in self.measurements if m.model == name and m.load.tokens == "task")
         return next(found, None)
+
+
+def _decoding(limit: int, timed: Mapping[str, float]) -> Load:
+    """Return the load of going on with a short prompt, within what the shortest model reads."""
+    prompt = min(_PROMPT, max(2, limit // 4))
+    new = min(_NEW_TOKENS, limit - prompt)
+    return Load(tokens=prompt, new_tokens=new, **timed)  # type: ignore[arg-type]
 
 
 def read_timing(artifact: Artifact) -> Timing:
@@ -69,9 +78,12 @@ def benchmark(
     own tokens.
     """
     limits = [v.max_tokens or max_tokens for v in variants]
-    timed = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
+    timed: dict[str, float] = {"min_seconds": settings.min_seconds, "min_runs": settings.min_runs}
     loads = [Load(tokens="task", **timed)]  # type: ignore[arg-type]
     loads += [Load(tokens=n, **timed) for n in settings.tokens if n <= min(limits)]  # type: ignore[arg-type]
+
+    if task.task == "causal_lm":
+        loads.append(_decoding(min(limits), timed))
 
     def fed(variant: Variant) -> list[list[Feed]]:
         tokenizer, limit = load_tokenizer(variant.folder), variant.max_tokens or max_tokens

@@ -29,10 +29,6 @@ def bundle(
     measurements: Sequence[Measurement],
 ) -> None:
     """Write the bundle of one variant for one target."""
-    first = task.dev.texts[:_GOLDEN_ROWS]
-    texts: Sequence[str] | Sequence[tuple[str, str]] = first
-    if task.dev.texts_b is not None:
-        texts = list(zip(first, task.dev.texts_b[:_GOLDEN_ROWS], strict=True))
     build(
         draft.folder,
         target=target,
@@ -40,9 +36,9 @@ def bundle(
         model_digest=variant.digest,
         tokenizer=tokenizer,
         labels=task.labels,
-        kind=task.kind,
+        kind="single" if task.of_language else task.kind,
         max_tokens=max_tokens,
-        golden_texts=texts,
+        golden_texts=_rows(task)[:_GOLDEN_ROWS],
         precision=variant.precision,
         lineage=lineage,
         licenses=licences,
@@ -53,6 +49,16 @@ def bundle(
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)
+
+
+def _rows(task: TaskData) -> Sequence[tuple[str, ...]]:
+    """Return rows of dev as a bundle's script takes them: a text, two of them, or words."""
+    split = task.dev
+    if split.words is not None:
+        return split.words
+    if split.texts_b is not None and not task.of_language:
+        return list(zip(split.texts, split.texts_b, strict=True))
+    return [(text,) for text in split.texts]
 
 
 def licences_of(folder: Path, stated: str) -> dict[str, str]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
-from toolchain.models.loading import load_classifier
+from toolchain.models.loading import load_model
 from toolchain.optimize.simplify import simplify
 from toolchain.optimize.transform import passes
+from toolchain.steps.folders import task_of
+from toolchain.steps.variants import FP32, INT8
 
-__all__ = ["FP32", "INT8", "export", "model_file", "quantize"]
-
-FP32 = "onnx/model.onnx"
-INT8 = "onnx/model_quantized.onnx"
+__all__ = ["export", "model_file", "quantize"]
 
 _TOKENIZER = (
     "tokenizer.json",
@@ -36,7 +35,8 @@ def model_file(folder: Path) -> Path:
 
 def export(draft: Draft, *, source: Path) -> None:
     """Write the model in folder `source` as ONNX, with its configuration and tokenizer."""
-    model = load_classifier(source)
+    task = task_of(source)
+    model = load_model(source, task)
     target = draft.folder / FP32
     target.parent.mkdir(parents=True)
     plain = target.with_name("plain.onnx")
@@ -46,6 +46,7 @@ def export(draft: Draft, *, source: Path) -> None:
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
+        task=task,
         file=FP32,
         bytes=target.stat().st_size,
         inputs=list(signature.inputs),

@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from toolchain.artifact import file_sha256
+from toolchain.data.sources import TaskData, load_task
 from toolchain.errors import UsageError
 from toolchain.measurement import Role
-from toolchain.steps.export import FP32, INT8
-from toolchain.steps.variants import Variant
+from toolchain.models.family import family_of
+from toolchain.models.found import declared_task
+from toolchain.recipe import Columns
+from toolchain.spec import LANGUAGE, SEQUENCE, Task
+from toolchain.steps.variants import FP32, INT8, Variant
 
-__all__ = ["labels_of", "max_tokens_of", "variant_of"]
+__all__ = ["data_for", "labels_of", "max_tokens_of", "task_of", "variant_of"]
 
 
 def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str = "") -> Variant:
@@ -48,6 +53,32 @@ def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str =
     )
 
 
+def task_of(folder: Path) -> Task:
+    """Return what the folder's model is for, by its config.json; "classify" for any classifier.
+
+    Raises UsageError without one.
+    """
+    return declared_task(_config(folder))
+
+
+def data_for(folder: Path, source: str) -> TaskData:
+    """Load the task data that the folder's model is for. Raises UsageError for another task's."""
+    task = task_of(folder)
+    labels = None if task in LANGUAGE else labels_of(folder)
+    data = load_task(source, columns=Columns(), teacher_labels=labels, task=_asked(task))
+    fits = data.task in SEQUENCE if task in SEQUENCE else data.task == task
+    if not fits:
+        raise UsageError(f"{folder}: its model is for {task}, {source} holds rows for {data.task}")
+    return data
+
+
+def _asked(task: Task) -> Literal["auto", "causal_lm", "mask_lm"]:
+    """Return what columns alone do not say: what running text is for."""
+    if task == "causal_lm" or task == "mask_lm":
+        return task
+    return "auto"
+
+
 def labels_of(folder: Path) -> dict[int, str]:
     """Return the class names by id that the folder's config.json gives. Raises UsageError."""
     names = _config(folder).get("id2label")
@@ -58,10 +89,8 @@ def labels_of(folder: Path) -> dict[int, str]:
 
 def max_tokens_of(folder: Path) -> int:
     """Return the number of positions the folder's model has. Raises UsageError."""
-    limit = _config(folder).get("max_position_embeddings")
-    if not isinstance(limit, int):
-        raise UsageError(f"{folder}: config.json has no max_position_embeddings")
-    return limit
+    config = _config(folder)
+    return family_of(str(config.get("model_type", ""))).spec(config).max_tokens
 
 
 def _config(folder: Path) -> dict[str, object]:

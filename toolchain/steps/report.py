@@ -75,6 +75,7 @@ def _base_model(plan: Plan) -> str:
 
 
 def _model(variant: Variant, found: Findings) -> told.Model:
+    timed = [m for m in found.timing.measurements if m.model == variant.name]
     footprint = next((f for f in found.timing.footprints if f.model == variant.name), None)
     return told.Model(
         name=variant.name,
@@ -89,9 +90,8 @@ def _model(variant: Variant, found: Findings) -> told.Model:
         cold_start_ms=footprint.cold_start_ms if footprint else None,
         metric=found.proof.metrics.get(variant.name),
         parity=found.proof.parities.get(variant.name),
-        latency=tuple(
-            told.Latency.of(m) for m in found.timing.measurements if m.model == variant.name
-        ),
+        latency=tuple(told.Latency.of(m) for m in timed if not m.load.new_tokens),
+        decoding=tuple(told.Decoding.of(m) for m in timed if m.load.new_tokens),
     )
 
 
@@ -123,7 +123,9 @@ def _ratios(found: Findings) -> list[told.Ratio]:
     ]
     ratios = []
     for slow, fast in pairs:
-        for one in (m for m in found.timing.measurements if m.model == slow.name):
+        for one in found.timing.measurements:
+            if one.model != slow.name or one.load.new_tokens:
+                continue
             other = next(
                 m for m in found.timing.measurements if m.model == fast.name and m.load == one.load
             )

@@ -6,9 +6,13 @@ from typing import Literal
 
 from toolchain.measurement import Role
 
-__all__ = ["TEACHER", "Variant"]
+__all__ = ["FP32", "INT8", "TEACHER", "Variant"]
 
 TEACHER = "teacher"
+
+# Where the files of exported and quantised folders lie in them.
+FP32 = "onnx/model.onnx"
+INT8 = "onnx/model_quantized.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)

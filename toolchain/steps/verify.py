@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from toolchain.artifact import Artifact, Draft, file_sha256, write_atomic
 from toolchain.data.batching import Rows, in_order
 from toolchain.data.sources import TaskData
 from toolchain.data.tokenizing import tokenize_split
-from toolchain.distill.evaluate import logits_of_rows
+from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.measurement import Metric, Parity, Verdict
+from toolchain.metrics import is_finite
 from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.progress import Progress
 from toolchain.recipe import DataTask, Gates
 from toolchain.runtimes.runtime import runtimes
+from toolchain.spec import LANGUAGE
+from toolchain.steps.side_by_side import side_by_side
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.verify import gates, quality
 from toolchain.verify.parity import compare, logits_of
@@ -60,35 +62,37 @@ def verify(
     threads: int,
     progress: Progress,
 ) -> None:
-    """Run every variant over dev and test and judge it; parents come before their children.
-
-    For tasks of whole sentences: classify, multi_label and regress.
-    """
+    """Run every variant over dev and test and judge it; parents come before their children."""
     torch.set_num_threads(threads)
     read: dict[str, dict[str, Rows]] = {}
-    logits: dict[str, NDArray[np.float32]] = {}
+    kept: dict[str, Answers] = {}
     metrics: dict[str, Metric] = {}
     parities: dict[str, Parity] = {}
     verdicts: list[Verdict] = []
     for done, variant in enumerate(variants):
         progress.advance("verify", done, len(variants))
         splits = _splits(variant.folder, task, variant.max_tokens or max_tokens, read)
-        results = {
-            name: _logits(variant, rows, threads, task.task) for name, rows in splits.items()
-        }
-        logits[variant.name] = results["dev"]
+        parent = next((v for v in variants if v.name == variant.parent), None)
+        results: dict[str, Answers] = {}
+        for name, rows in splits.items():
+            compared = parent if name == "dev" else None
+            if task.of_tokens:
+                results[name], parity = side_by_side(
+                    variant, compared, rows, task=task.task, threads=threads
+                )
+            else:
+                results[name] = _answers(variant, rows, threads, task.task)
+                parity = None
+                if compared:
+                    parity = _compare(results[name], kept[compared.name], compared, task)
+            if parity:
+                parities[variant.name] = parity
+        kept[variant.name] = results["dev"]
+        # Outputs that are not finite have no metric; their parity has failed already.
+        if all(is_finite(found.outputs) for found in results.values()):
+            metrics[variant.name] = _metric(metric, variant, results, metrics)
         if variant.parent:
-            parities[variant.name] = compare(
-                logits[variant.name],
-                logits[variant.parent],
-                against=variant.parent,
-                task=task.task,
-            )
-        # Logits that are not finite have no metric; their parity has failed already.
-        if all(np.isfinite(found).all() for found in results.values()):
-            metrics[variant.name] = _metric(metric, variant, results, splits, metrics)
-        if variant.parent:
-            verdicts += _judge(variant, variants, parities[variant.name], metrics, limits)
+            verdicts += _judge(variant, variants, parities[variant.name], metrics, limits, task)
     progress.advance("verify", len(variants), len(variants))
     proof = Proof(metrics=metrics, parities=parities, verdicts=tuple(verdicts))
     write_atomic(draft.folder / _FILE, json.dumps(asdict(proof), indent=2) + "\n")
@@ -114,16 +118,15 @@ def _splits(
 def _metric(
     name: str,
     variant: Variant,
-    results: Mapping[str, NDArray[np.float32]],
-    splits: Mapping[str, Rows],
+    results: Mapping[str, Answers],
     metrics: Mapping[str, Metric],
 ) -> Metric:
     """Return the metric on dev, with the one on test beside it where there is a test split."""
     known = metrics.get(TEACHER)
     found = quality.measure(
         name,
-        results["dev"],
-        _labels(splits["dev"]),
+        results["dev"].outputs,
+        results["dev"].labels,
         split="dev",
         teacher=known.value if known else None,
     )
@@ -131,15 +134,10 @@ def _metric(
         found = replace(found, kept=1.0)
     if "test" in results:
         tested = quality.measure(
-            name, results["test"], _labels(splits["test"]), split="test", teacher=None
+            name, results["test"].outputs, results["test"].labels, split="test", teacher=None
         )
         found = replace(found, others={**found.others, f"test_{name}": tested.value})
     return found
-
-
-def _labels(rows: Rows) -> NDArray[np.int64] | NDArray[np.float32]:
-    assert isinstance(rows.labels, np.ndarray), f"{rows.task} is not verified here"
-    return rows.labels
 
 
 def _judge(
@@ -148,6 +146,7 @@ def _judge(
     parity: Parity,
     metrics: Mapping[str, Metric],
     limits: Gates,
+    task: TaskData,
 ) -> list[Verdict]:
     name, parent = variant.name, variant.parent
     if variant.precision == "fp32":
@@ -155,17 +154,26 @@ def _judge(
     parent_bytes = next(v.bytes for v in variants if v.name == parent)
     verdicts = [
         gates.cosine(parity, limits, model=name),
-        gates.agreement(parity, limits, model=name),
         gates.smaller(variant.bytes, parent_bytes, model=name),
     ]
+    # A language model gives probabilities, it decides nothing: its loss says what it lost.
+    if task.task not in LANGUAGE:
+        verdicts.insert(1, gates.agreement(parity, limits, model=name))
     if name in metrics and parent in metrics:
         verdicts.append(gates.max_drop(metrics[name], metrics[parent], limits, model=name))
     return verdicts
 
 
-def _logits(variant: Variant, rows: Rows, threads: int, task: DataTask) -> NDArray[np.float32]:
+def _compare(ours: Answers, theirs: Answers, parent: Variant, task: TaskData) -> Parity:
+    assert isinstance(ours.outputs, np.ndarray)
+    assert isinstance(theirs.outputs, np.ndarray)
+    return compare(ours.outputs, theirs.outputs, against=parent.name, task=task.task)
+
+
+def _answers(variant: Variant, rows: Rows, threads: int, task: DataTask) -> Answers:
+    """Return what a model that answers once per row says to all of them."""
     if variant.format == "torch":
-        return logits_of_rows(load_model(variant.path, task), rows, batch_size=_BATCH)
+        return evaluate(load_model(variant.path, task), rows, batch_size=_BATCH)
     session = runtimes.get(variant.runtime)(
         variant.path, threads=threads, provider="CPUExecutionProvider"
     )
@@ -176,4 +184,5 @@ def _logits(variant: Variant, rows: Rows, threads: int, task: DataTask) -> NDArr
     session.close()
     logits_RC = np.empty_like(found)
     logits_RC[[row for batch in batches for row in batch.rows]] = found
-    return logits_RC
+    assert isinstance(rows.labels, np.ndarray)
+    return Answers(logits_RC, rows.labels)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from toolchain.measurement import Verdict
 from toolchain.target import Target
-from toolchain.verify.gates import AGREEMENT, COSINE, MAX_ABS
+from toolchain.verify.gates import AGREEMENT, COSINE, MAX_ABS, MAX_DROP
 
 __all__ = ["Candidate", "Shipping", "choose"]
 
@@ -139,7 +139,8 @@ def _unsound(candidate: Candidate, own: Sequence[Verdict], target: Target) -> st
     if candidate.precision != "fp32":
         passed = {verdict.gate for verdict in own if verdict.passed}
         failed = {verdict.gate for verdict in own if verdict.passed is False}
-        if not {COSINE, AGREEMENT} <= passed | failed:
+        decided = passed | failed
+        if COSINE not in decided or not decided & {AGREEMENT, MAX_DROP}:
             return f"{candidate.model} was not compared with its fp32 parent"
     for verdict in own:
         if verdict.passed is False and not verdict.blocking:

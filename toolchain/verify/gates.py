@@ -5,6 +5,8 @@ The fp32 export is judged by `exported`; a quantised variant against its fp32 pa
 variant by `min_kept` and `latency`. What follows from the verdicts is `toolchain.verify.choice`.
 """
 
+import math
+
 from toolchain.measurement import Measurement, Metric, Parity, Verdict
 from toolchain.metrics import sign
 from toolchain.recipe import Gates
@@ -50,7 +52,7 @@ def exported(parity: Parity, gates: Gates, *, model: str) -> Verdict:
         gate=MAX_ABS,
         model=model,
         limit=f"logits at most {gates.max_abs:g} from {parity.against}",
-        observed=f"{parity.max_abs:.2g} over {parity.rows} rows",
+        observed=f"{parity.max_abs:.2g} over {parity.rows} {parity.unit}",
         passed=passed,
         why=(
             f"computes what {parity.against} computes"
@@ -69,8 +71,8 @@ def cosine(parity: Parity, gates: Gates, *, model: str) -> Verdict:
         model=model,
         limit=f"at least {gates.cosine:g} with {parity.against}",
         observed=(
-            f"{parity.cosine:.5f} (rows: mean {parity.mean_cosine:.5f}, lowest "
-            f"{parity.min_cosine:.5f}) over {parity.rows} rows"
+            f"{parity.cosine:.5f} ({parity.unit}: mean {parity.mean_cosine:.5f}, lowest "
+            f"{parity.min_cosine:.5f}) over {parity.rows} {parity.unit}"
         ),
         passed=passed,
         why=f"{'keeps' if passed else 'loses'} the direction of the logits of {parity.against}",
@@ -94,19 +96,21 @@ def agreement(parity: Parity, gates: Gates, *, model: str) -> Verdict:
 def max_drop(candidate: Metric, parent: Metric, gates: Gates, *, model: str) -> Verdict:
     """Judge how much worse the task metric is than the fp32 parent's on the same split.
 
-    Absolute: a drop, or a rise where lower is better.
+    Absolute: a drop, or a rise where lower is better. Of perplexity the logarithm counts, the loss:
+    a rise of 0.01 is nothing at 1000, much at 2.
     """
     assert (candidate.name, candidate.split) == (parent.name, parent.split)
     change = candidate.value - parent.value
+    name = candidate.name
+    if name == "perplexity":
+        name, change = "log perplexity", math.log(candidate.value / parent.value)
     higher = sign(candidate.name) > 0
     passed = (change if higher else -change) >= -gates.max_drop - _ROUNDING
     loses = "loses" if higher else "adds"
     return Verdict(
         gate=MAX_DROP,
         model=model,
-        limit=(
-            f"{candidate.name} at most {gates.max_drop:g} {'below' if higher else 'above'} fp32"
-        ),
+        limit=(f"{name} at most {gates.max_drop:g} {'below' if higher else 'above'} fp32"),
         observed=(
             f"{candidate.value:.4f} against {parent.value:.4f} ({change:+.4f}) "
             f"on {candidate.rows} rows of {candidate.split}"

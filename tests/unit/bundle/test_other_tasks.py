@@ -150,7 +150,8 @@ def test_the_readme_says_what_is_answered(
     [
         ({"task": "regress"}, "expected the one name of a score"),
         ({"task": "multi_label", "labels": ()}, "expected one or more labels"),
-        ({"task": "tag"}, "a bundle answers once per row: classify, multi_label, regress"),
+        ({"task": "encode"}, "no bundle can be made for encode, only for classify, multi_label"),
+        ({"task": "mask_lm"}, "expected no labels for mask_lm"),
         ({"labels": ("one",)}, "expected two or more labels"),
     ],
 )

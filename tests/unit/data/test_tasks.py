@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.data.sources import TaskData, check_exportable, load_task
+from toolchain.data.sources import TaskData, load_task
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
 
@@ -208,19 +208,6 @@ def test_a_train_split_that_teaches_nothing_is_refused(
     with pytest.raises(UsageError) as caught:
         load()
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("task", sorted(GOOD))
-def test_only_tasks_that_answer_once_per_row_are_exported(
-    put: Put, load: Load, task: DataTask
-) -> None:
-    both(put, GOOD[task])
-    found = load()
-    if task in ("multi_label", "regress"):
-        check_exportable(found)
-    else:
-        with pytest.raises(UsageError, match=f"train.jsonl: the task is {task}, and only models"):
-            check_exportable(found)
 
 
 @pytest.mark.shared

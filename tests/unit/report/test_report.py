@@ -25,13 +25,14 @@ def test_the_keys_of_schema_1_are_frozen(report: Report) -> None:
     model = content["models"][4]
     assert keys(model) == {
         "name", "role", "format", "precision", "path", "sha256", "parameters", "file_bytes",
-        "peak_bytes", "cold_start_ms", "metric", "parity", "latency",
+        "peak_bytes", "cold_start_ms", "metric", "parity", "latency", "decoding",
     }  # fmt: skip
     assert keys(model["metric"]) == {
         "name", "value", "kept", "ci95", "seeds", "split", "rows", "others",
     }  # fmt: skip
     assert keys(model["parity"]) == {
         "against", "max_abs", "cosine", "mean_cosine", "min_cosine", "agreement", "rows",
+        "unit",
     }  # fmt: skip
     assert keys(model["latency"][0]) == {
         "target", "fidelity", "runtime", "threads", "batch", "tokens", "scenario", "p50_ms",

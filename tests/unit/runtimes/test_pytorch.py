@@ -123,7 +123,7 @@ def test_a_damaged_configuration_is_refused(folder):
 
 def test_an_unknown_architecture_is_refused_in_one_sentence(folder):
     (folder / "config.json").write_text('{"model_type": "abacus"}')
-    with pytest.raises(UsageError, match=r"cannot be opened as a classifier: .*abacus") as caught:
+    with pytest.raises(UsageError, match=r"cannot be opened for classify: .*abacus") as caught:
         opened(folder)
     assert "\n" not in str(caught.value)
     assert "pip" not in str(caught.value)

@@ -224,3 +224,13 @@ def test_latency_is_open_without_samples_at_the_tasks_lengths(
 def test_what_was_not_asked_for_is_not_judged() -> None:
     assert judge.min_kept(metric(0.1, 0.1), Gates(), model="m") is None
     assert judge.latency(None, Gates(), target=target(), model="m") is None
+
+
+def test_a_rise_of_perplexity_is_judged_by_its_logarithm() -> None:
+    def perplexity(value: float) -> Metric:
+        return Metric(name="perplexity", value=value, split="dev", rows=100)
+
+    held = judge.max_drop(perplexity(1005.0), perplexity(1000.0), GATES, model="int8")
+    lost = judge.max_drop(perplexity(2.1), perplexity(2.0), GATES, model="int8")
+    assert (held.passed, lost.passed) == (True, False)
+    assert lost.limit == "log perplexity at most 0.01 above fp32"

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from toolchain.errors import IntegrityError
-from toolchain.verify.parity import compare, logits_of
+from toolchain.verify.parity import Comparison, compare, logits_of
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 FINITE = st.floats(-1e6, 1e6, width=32)
@@ -151,3 +151,20 @@ def test_scores_agree_within_a_tenth_of_the_parents_spread() -> None:
     assert parity.cosine > 0.99
     ours[0] = np.nan
     assert compare(ours, parent, against="fp32", task="regress").max_abs == np.inf
+
+
+@settings(deadline=None, max_examples=50)
+@given(two_arrays(), st.integers(0, 6))
+def test_pieces_add_up_to_the_whole(
+    both: tuple[NDArray[np.float32], NDArray[np.float32]], cut: int
+) -> None:
+    ours, theirs = both
+    pieces = Comparison("tag")
+    pieces.add(ours[:cut], theirs[:cut])
+    pieces.add(ours[cut:], theirs[cut:])
+    found, whole = pieces.parity("x"), compare(ours, theirs, against="x")
+    assert (found.max_abs, found.min_cosine) == (whole.max_abs, whole.min_cosine)
+    assert (found.agreement, found.rows) == (whole.agreement, whole.rows)
+    assert found.cosine == pytest.approx(whole.cosine, abs=1e-9)
+    assert found.mean_cosine == pytest.approx(whole.mean_cosine, abs=1e-9)
+    assert (found.unit, whole.unit) == ("tokens", "rows")

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,9 @@ from transformers import PreTrainedModel
 
 from toolchain.artifact import write_atomic
 from toolchain.errors import StepError, UsageError
+from toolchain.export.answers import Answer, answer_of
 from toolchain.export.attention import plain_attention
+from toolchain.export.decoder import Decoder, cache_of, decoder_sample
 from toolchain.export.exporter import Signature
 
 __all__ = ["export"]
@@ -30,7 +33,6 @@ __all__ = ["export"]
 _MAX_WEIGHT_BYTES = 2**31 - 2**24
 _OPSETS = range(18, 22)
 _AXES = ("batch", "sequence")
-_OUTPUT = "logits"
 
 
 def export(
@@ -40,38 +42,73 @@ def export(
     opset: int = 20,
     sample: Mapping[str, Tensor] | None = None,
 ) -> Signature:
-    """Write a sequence classifier as an ONNX file; twice the same model, twice the same bytes.
+    """Write a model with a head as an ONNX file; twice the same model, twice the same bytes.
 
     Inputs are `input_ids`, `attention_mask` and, where the model has several token types,
-    `token_type_ids`: all int64 (batch, sequence). The output is `logits`, float32 (batch,
-    classes). `model` is in eval mode with float32 weights; `sample` holds inputs to trace with,
-    at least 2 rows of 2 tokens (made up when not given).
+    `token_type_ids`: all int64 (batch, sequence). The output is `logits`, float32: (batch, classes)
+    of a sequence classifier, (batch, sequence, classes) of a model that answers per token. A causal
+    language model has the inputs and outputs of `toolchain.export.decoder`. `model` is in eval mode
+    with float32 weights; `sample` holds inputs to trace with, at least 2 rows of 2 tokens (made up
+    when not given, and always for a causal language model).
 
     Raises UsageError for another kind of model, opset or sample, and for weights beyond the 2 GB
     that one ONNX file can hold; StepError when the model cannot be traced.
     """
+    answer = answer_of(model)
     _check(model, opset)
-    names = _input_names(model)
-    tensors = _sample(model, names, sample)
-    traced = _trace(_Logits(model, names).eval(), tensors, names, opset)
-    proto = _cleaned(traced)
+    call = _cached_call(model, answer) if answer.cached else _call(model, answer, sample)
+    proto = _cleaned(_trace(call, opset), call)
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
         raise StepError(f"{out}: the traced graph is not valid ONNX: {error}") from None
     write_atomic(out, proto.SerializeToString(deterministic=True))
     return Signature(
-        inputs=names,
-        outputs=(_OUTPUT,),
+        inputs=call.inputs,
+        outputs=call.outputs,
         opset=opset,
-        dynamic_axes={**dict.fromkeys(names, _AXES), _OUTPUT: ("batch", "")},
+        dynamic_axes=call.axes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A model as a function: what it takes, what it gives, and tensors to trace it with."""
+
+    module: torch.nn.Module
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    tensors: tuple[Tensor, ...]
+
+
+def _call(model: PreTrainedModel, answer: Answer, sample: Mapping[str, Tensor] | None) -> _Call:
+    names = _input_names(model)
+    return _Call(
+        module=_Logits(model, names).eval(),
+        kind=type(model).__name__,
+        inputs=names,
+        outputs=(answer.output,),
+        axes={**dict.fromkeys(names, _AXES), answer.output: answer.axes},
+        tensors=_sample(model, names, sample),
+    )
+
+
+def _cached_call(model: PreTrainedModel, answer: Answer) -> _Call:
+    cache = cache_of(model)
+    return _Call(
+        module=Decoder(model).eval(),
+        kind=type(model).__name__,
+        inputs=("input_ids", "attention_mask", "position_ids", *cache.inputs),
+        outputs=(answer.output, *cache.outputs),
+        axes={**cache.axes, answer.output: answer.axes},
+        tensors=decoder_sample(cache, int(model.config.vocab_size)),
     )
 
 
 def _check(model: PreTrainedModel, opset: int) -> None:
     kind = type(model).__name__
-    if not kind.endswith("ForSequenceClassification"):
-        raise UsageError(f"export to onnx: expected a sequence classifier, found {kind}")
     if opset not in _OPSETS:
         known = f"{_OPSETS.start} to {_OPSETS.stop - 1}"
         raise UsageError(f"export to onnx: opset {opset} is not supported, expected {known}")
@@ -133,35 +170,37 @@ class _Logits(torch.nn.Module):
         self.names = names
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return the logits (B, C) for int64 inputs (B, N) in the order of `names`."""
+        """Return the logits (B, C) or (B, N, C) for int64 inputs (B, N) in the order of `names`."""
         outputs = self.model(**dict(zip(self.names, values, strict=True)), return_dict=True)
         logits: Tensor = outputs.logits
         return logits
 
 
-def _trace(
-    module: _Logits, tensors: tuple[Tensor, ...], names: tuple[str, ...], opset: int
-) -> ir.Model:
-    free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+def _trace(call: _Call, opset: int) -> ir.Model:
+    free = [
+        {axis: Dim.DYNAMIC for axis, name in enumerate(call.axes[given]) if name}
+        for given in call.inputs
+    ]
+    # What a module takes as *args counts as one argument.
+    own = len(inspect.signature(call.module.forward).parameters) - 1
     attention = torch.ops.aten.scaled_dot_product_attention.default
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                module,
-                tensors,
+                call.module,
+                call.tensors,
                 dynamo=True,
                 opset_version=opset,
-                input_names=names,
-                output_names=(_OUTPUT,),
-                dynamic_shapes=(tuple(free for _ in names),),
+                input_names=call.inputs,
+                output_names=call.outputs,
+                dynamic_shapes=(*free[:own], tuple(free[own:])),
                 custom_translation_table={attention: plain_attention},
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
         reason = str(cause).strip().split("\n", 1)[0]
-        kind = type(module.model).__name__
-        raise StepError(f"export to onnx: {kind} cannot be traced: {reason}") from error
+        raise StepError(f"export to onnx: {call.kind} cannot be traced: {reason}") from error
     if program is None:
         raise StepError("export to onnx: the exporter returned no program")
     traced: ir.Model = program.model
@@ -183,7 +222,7 @@ def _quiet() -> Iterator[None]:
         registration.setLevel(level)
 
 
-def _cleaned(model: ir.Model) -> onnx.ModelProto:
+def _cleaned(model: ir.Model, call: _Call) -> onnx.ModelProto:
     """Return the model as a message without anything that does not change what it computes."""
     proto: onnx.ModelProto = ir.to_proto(model)
     graph = proto.graph
@@ -198,7 +237,7 @@ def _cleaned(model: ir.Model) -> onnx.ModelProto:
     for value in (*graph.input, *graph.output):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_param:
-                dim.dim_param = _AXES[axis]
+                dim.dim_param = call.axes[value.name][axis]
     _strip_prefix(graph)
     return proto
 

@@ -9,6 +9,7 @@ keeping the classifier in float gains neither speed nor accuracy.
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -41,6 +42,7 @@ def apply(source: Path, out: Path) -> PassFacts:
     proto = read_proto(source)
     _check(proto, source)
     nodes, size = len(proto.graph.node), proto.ByteSize()
+    _fold_transposes(proto.graph)
     # The quantiser infers shapes itself and stumbles over shapes of weights that it transposes.
     del proto.graph.value_info[:]
     # Otherwise it advises, through the root logger, a preprocessing that these graphs had.
@@ -88,6 +90,17 @@ def _check(proto: onnx.ModelProto, source: Path) -> None:
             f"{source}: opset {opset}, int8 with a scale per channel needs {_MIN_OPSET} or newer",
             "export it again",
         )
+
+
+def _fold_transposes(graph: onnx.GraphProto) -> None:
+    """Hold transposed weights as such: the quantiser takes what a node makes for an activation."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in held]:
+        weights = onnx.numpy_helper.to_array(held[node.input[0]])
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
+        turned = np.ascontiguousarray(weights.transpose(perm))
+        graph.initializer.append(onnx.numpy_helper.from_array(turned, node.output[0]))
+        graph.node.remove(node)
 
 
 def _stacked(proto: onnx.ModelProto) -> list[str]:

@@ -119,7 +119,9 @@ def _loading(report: Report, row: Row | None) -> str:
     path = row.model.path if row is not None and row.model.format == "onnx" else ""
     # A fence of code ends at its own sign, whatever surrounds it.
     if path and "```" not in path:
-        parts += ["With ONNX Runtime:", f"```python\n{_ONNX.format(path=json.dumps(path))}```"]
+        more = _CACHE if _task(report) == "causal_lm" else ""
+        code = _ONNX.format(path=json.dumps(path), more=more)
+        parts += ["With ONNX Runtime:", f"```python\n{code}```"]
     return "\n\n".join(parts)
 
 
@@ -149,7 +151,7 @@ def _limits(report: Report, row: Row | None) -> str:
         parity = row.model.parity
         lines.append(
             f"It decides otherwise than {words.parent_words(report, parity.against)} in "
-            f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} rows."
+            f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} {parity.unit}."
         )
     lines += [
         f"No latency was measured on {state.name}."
@@ -171,6 +173,14 @@ model = {auto}.from_pretrained(".").eval()
 print(model(**tokenizer("A text.", return_tensors="pt"))[0])
 """
 
+# What a decoder takes besides: nothing remembered yet.
+_CACHE = """\
+feeds["position_ids"] = np.arange(feeds["input_ids"].shape[1])[None]
+for item in session.get_inputs():
+    if item.name.startswith("past_key_values."):
+        feeds[item.name] = np.zeros((1, item.shape[1], 0, item.shape[3]), dtype=np.float32)
+"""
+
 _ONNX = """\
 import numpy as np
 import onnxruntime
@@ -181,5 +191,5 @@ session = onnxruntime.InferenceSession({path}, providers=["CPUExecutionProvider"
 wanted = {{item.name for item in session.get_inputs()}}
 batch = tokenizer(["A text."], truncation=True, return_tensors="np")
 feeds = {{key: np.asarray(ids, dtype=np.int64) for key, ids in batch.items() if key in wanted}}
-print(session.run(None, feeds)[0])
+{more}print(session.run(None, feeds)[0])
 """

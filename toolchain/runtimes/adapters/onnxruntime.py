@@ -29,28 +29,37 @@ _PREFIX = re.compile(
 )
 _SOURCE_LINE = re.compile(r"\b\w+\.cc:\d+ \w+ ")
 _FATAL = 4
+_PAST = "past_key_values."
 
 
 class _OnnxSession:
-    """One graph with int64 inputs (B, N) and one float output of logits (B, C)."""
+    """One graph with int64 inputs (B, N) and a float output of logits.
+
+    A decoder's cache is given as nothing remembered, so that all tokens are read as a prompt.
+    """
 
     def __init__(self, path: Path, session: ort.InferenceSession) -> None:
         self._path = path
         self._session: ort.InferenceSession | None = session
-        self._inputs = tuple(node.name for node in session.get_inputs())
+        given = session.get_inputs()
+        self._cache = {node.name: node.shape for node in given if _is_cache(node)}
+        self._inputs = tuple(node.name for node in given if node.name not in self._cache)
         self._output = _logits_of(path, session)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits (B, C) of a feed of (B, N) arrays."""
+        """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays."""
         assert self._session is not None, "the session is closed"
+        known = dict(feed)
+        if "position_ids" in self._inputs and "attention_mask" in feed:
+            known.setdefault("position_ids", _positions(feed["attention_mask"]))
         try:
-            inputs = {name: feed[name] for name in self._inputs}
+            inputs = {name: known[name] for name in self._inputs}
         except KeyError as missing:
             raise UsageError(
                 f"{self._path}: the graph asks for {missing}, the feed has {', '.join(feed)}"
             ) from None
         try:
-            (logits,) = self._session.run([self._output], inputs)
+            (logits,) = self._session.run([self._output], {**inputs, **self._empty(feed)})
         except _REFUSED as error:
             raise StepError(
                 f"{self._path}: onnxruntime failed on a feed of shape {_shape(feed)}: "
@@ -58,9 +67,60 @@ class _OnnxSession:
             ) from None
         return np.asarray(logits, dtype=np.float32)
 
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, (1, count), each in a step of its own.
+
+        What is remembered stays in the runtime's memory between steps.
+        """
+        assert self._session is not None, "the session is closed"
+        if not self._cache:
+            raise UsageError(f"{self._path}: a graph without a cache does not go on with texts")
+        names = [self._output, *(name.replace(_PAST, "present.") for name in self._cache)]
+        values = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in self._empty(feed).items()}
+        ids = feed["input_ids"]
+        total, found = 0, []
+        for _ in range(count):
+            total += ids.shape[1]
+            given = {
+                "input_ids": ids,
+                "attention_mask": np.ones((1, total), np.int64),
+                "position_ids": np.arange(total - ids.shape[1], total, dtype=np.int64)[None],
+            }
+            values |= {
+                n: ort.OrtValue.ortvalue_from_numpy(given[n]) for n in self._inputs if n in given
+            }
+            try:
+                logits, *grown = self._session.run_with_ort_values(names, values)
+            except _REFUSED as error:
+                raise StepError(
+                    f"{self._path}: onnxruntime failed after {total} tokens: {_reason(error)}"
+                ) from None
+            values |= dict(zip(self._cache, grown, strict=True))
+            ids = logits.numpy()[:, -1:].argmax(axis=-1).astype(np.int64)
+            found.append(ids)
+        return np.concatenate(found, axis=1)
+
+    def _empty(self, feed: Feed) -> dict[str, NDArray[np.float32]]:
+        """Return a cache (B, H, 0, K) of no token."""
+        rows = len(feed["input_ids"]) if self._cache else 0
+        return {
+            name: np.zeros((rows, shape[1], 0, shape[3]), np.float32)
+            for name, shape in self._cache.items()
+        }
+
     def close(self) -> None:
         """Free the native session."""
         self._session = None
+
+
+def _is_cache(node: ort.NodeArg) -> bool:
+    """Return whether an input holds what a decoder remembers, in fp32."""
+    return bool(node.name.startswith(_PAST) and node.type == "tensor(float)")
+
+
+def _positions(mask_BN: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each token among the real ones of its row, (B, N)."""
+    return np.asarray((mask_BN.cumsum(axis=1) - 1).clip(min=0))
 
 
 def _shape(feed: Feed) -> str:
@@ -76,7 +136,7 @@ def _reason(error: Exception) -> str:
 def _logits_of(path: Path, session: ort.InferenceSession) -> str:
     """Return the name of the output to read: the one called logits, else the only one."""
     for node in session.get_inputs():
-        if node.type != "tensor(int64)":
+        if node.type != "tensor(int64)" and not _is_cache(node):
             raise UsageError(
                 f"{path}: input {node.name!r} is {node.type}, a text model takes tensor(int64)"
             )

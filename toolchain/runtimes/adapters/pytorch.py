@@ -12,20 +12,33 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.utils import logging as transformers_logging
 
 from toolchain.errors import IntegrityError, StepError, UsageError
+from toolchain.models.found import declared_task
 from toolchain.runtimes.runtime import Feed, Session
+from toolchain.spec import Task
 
 __all__ = ["open_session"]
 
 # Contenders are timed under one provider name, which is onnxruntime's.
+_CLASSES = {
+    "causal_lm": AutoModelForCausalLM,
+    "classify": AutoModelForSequenceClassification,
+    "mask_lm": AutoModelForMaskedLM,
+    "tag": AutoModelForTokenClassification,
+}
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 
 
 class _TorchSession:
-    """A sequence classifier in fp32 and evaluation mode."""
+    """A model with a head in fp32 and evaluation mode."""
 
     def __init__(self, path: Path, model: nn.Module, device: torch.device) -> None:
         self._path = path
@@ -35,7 +48,7 @@ class _TorchSession:
         self._inputs = frozenset(accepted)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits (B, C) of a feed of (B, N) arrays."""
+        """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays."""
         assert self._model is not None, "the session is closed"
         if "input_ids" not in feed:
             raise UsageError(
@@ -58,6 +71,21 @@ class _TorchSession:
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
 
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
+        """Return the `count` tokens that follow one prompt, (1, count), with the model's cache."""
+        assert self._model is not None, "the session is closed"
+        if "past_key_values" not in self._inputs:
+            raise UsageError(f"{self._path}: a model without a cache does not go on with texts")
+        ids = torch.from_numpy(np.ascontiguousarray(feed["input_ids"])).to(self._device)
+        past, found = None, []
+        with torch.inference_mode():
+            for _ in range(count):
+                outputs = self._model(input_ids=ids, past_key_values=past, use_cache=True)
+                past, ids = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+                found.append(ids)
+        result: NDArray[np.int64] = torch.cat(found, dim=1).cpu().numpy()
+        return result
+
     def close(self) -> None:
         """Drop the model."""
         self._model = None
@@ -78,7 +106,8 @@ def _device(provider: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path) -> Task:
+    """Return what the folder's model is for. Raises UsageError or IntegrityError."""
     if not path.is_dir():
         found = "a file" if path.is_file() else "no such folder"
         raise UsageError(f"{path}: {found}, PyTorch opens a Hugging Face folder")
@@ -90,9 +119,12 @@ def _check_folder(path: Path) -> None:
             f"{path}: no *.safetensors file", "save the model with save_pretrained first"
         )
     try:
-        json.loads(config.read_text(encoding="utf-8"))
+        found = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise IntegrityError(f"{config}: not valid JSON: {_one_line(error)}") from None
+    task = declared_task(found)
+    # A folder that names no class is taken for what most are, and its weights are checked.
+    return task if task in _CLASSES else "classify"
 
 
 @contextmanager
@@ -110,10 +142,10 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load(path: Path) -> nn.Module:
-    """Load the classifier, refusing weights that transformers would replace by random numbers."""
+def _load(path: Path, task: Task) -> nn.Module:
+    """Load the model, refusing weights that transformers would replace by random numbers."""
     with _quiet():
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = _CLASSES[task].from_pretrained(
             path,
             dtype=torch.float32,
             local_files_only=True,
@@ -132,29 +164,29 @@ def _load(path: Path) -> nn.Module:
     if missing:
         raise UsageError(
             f"{path}: {len(missing)} weights are missing, {missing[0]!r} among them",
-            "a fine-tuned sequence classifier is expected",
+            "a fine-tuned model is expected",
         )
     assert isinstance(model, nn.Module)
     return model
 
 
 def open_session(path: Path, *, threads: int, provider: str) -> Session:
-    """Open a Hugging Face folder as a sequence classifier: fp32, evaluation mode, SDPA attention.
+    """Open a Hugging Face folder as what its configuration says: fp32, evaluation mode, SDPA.
 
     SDPA is what transformers picks for every family that has it. `threads` goes to
     `torch.set_num_threads` and so holds for the whole process: sessions opened in one process
     must ask for the same number.
     """
     device = _device(provider)
-    _check_folder(path)
+    task = _check_folder(path)
     torch.set_num_threads(threads)
     try:
-        model = _load(path)
+        model = _load(path, task)
     except SafetensorError as error:
         raise IntegrityError(
             f"{path}: damaged weights: {_one_line(error)}", "save or download it again"
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = _one_line(error).split(". ", 1)[0]
-        raise UsageError(f"{path}: cannot be opened as a classifier: {reason}") from None
+        raise UsageError(f"{path}: cannot be opened for {task}: {reason}") from None
     return _TorchSession(path, model.to(device).eval(), device)
