@@ -8,11 +8,10 @@ The state of training, bytes per parameter of the student (N ranks):
 
     whole     4 + 4 + 8: fp32 weights, gradients, two moments of Adam, whatever the precision (with
               bf16, autocast's copies stand under activations)
-    sharded   2 + 2 + 12 in bf16 (weights, gradients; fp32 weights and two moments): ZeRO, arXiv
-              1910.02054, section 3.1, K = 12. In fp32 4 + 4 + 12: the optimiser has a copy of its
-              own of the weights it updates (read in DeepSpeed, which does so for every precision)
+    sharded   4 + 4 + 12, whatever the precision: DeepSpeed's optimiser has a copy of its own of the
+              weights it updates, so K = 12 as in ZeRO (arXiv 1910.02054, section 3.1)
     zero1     the optimiser's part / N;  zero2  gradients too;  zero3  weights too (section 5)
-    offload   as zero3, with everything but what is being computed in host memory
+    offload   as zero2, with gradients and the optimiser's part in host memory
 
 Teachers have weights alone: 4 bytes in fp32, 2 in bf16 but 4 for their tables of embeddings.
 """
@@ -35,15 +34,21 @@ from toolchain.scale.captured import captured_bytes, head_bytes, kept_per_token,
 from toolchain.scale.hardware import Hardware
 from toolchain.spec import ModelSpec
 
-__all__ = ["BUCKET", "MOMENTS", "Budget", "Job", "Placed", "Share", "budget_of"]
+__all__ = ["BUCKET", "MOMENTS", "Budget", "Job", "Placed", "Share", "bucket_of", "budget_of"]
 
 TeacherPlace = Literal["whole", "zero3", "tensor_parallel", "offload", "streamed", "cached"]
 StudentPlace = Literal["whole", "zero1", "zero2", "zero3", "offload"]
 Moment = Literal["loss", "update", "store"]
 MOMENTS: tuple[Moment, ...] = ("loss", "update", "store")
 
-BUCKET = 1 << 26
-"""Elements of a buffer in which DeepSpeed reduces gradients or gathers weights."""
+BUCKET = 50_000_000
+"""The most elements of a buffer in which DeepSpeed reduces gradients or gathers weights."""
+
+
+def bucket_of(parameters: int) -> int:
+    """Return the elements of a buffer for a student: it is allocated whole, so it must be small."""
+    return min(max(1, parameters // 16), BUCKET)
+
 
 # torch, transformers, accelerate and the interpreter, resident after a step of a tiny model:
 # measured once, benchmarks/planner.md.
@@ -193,7 +198,7 @@ def budget_of(job: Job, placed: Placed, hardware: Hardware) -> Budget:
         *_teachers(job, placed, hardware, kernels),
         *_state(job, placed, hardware),
         *_passes(job, placed, hardware, kernels),
-        *_buffers(job, placed, hardware, kernels),
+        *_buffers(job, placed, hardware),
         *_process(job, hardware),
     )
     if placed.teacher not in ("cached", "streamed"):
@@ -280,13 +285,14 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     """Return the shares of the student's weights, gradients, optimiser and learned projections."""
     N, P = hardware.ranks, job.student.params()
     whole = placed.student == "whole"
-    e, o = (4, 8) if whole else (2 if job.bf16 else 4, 12)
+    e, o = (4, 8) if whole else (4, 12)
     weights, gradients, optimiser = e * P, e * P, o * P
-    cut = {"whole": 0, "zero1": 1, "zero2": 2, "zero3": 3, "offload": 4}[placed.student]
+    offload = placed.student == "offload"
+    cut = {"whole": 0, "zero1": 1, "zero2": 2, "zero3": 3, "offload": 2}[placed.student]
     by = [1, 1, 1]
-    for i in range(min(cut, 3)):
+    for i in range(cut):
         by[2 - i] = N
-    live = _live(job.student, e) if cut >= 3 else 0
+    live = _live(job.student, e) if cut == 3 else 0
     # Gradients of what is gathered are whole until they are reduced.
     on_rank = [weights // by[0] + live, gradients // by[1] + live, optimiser // by[2]]
     said = [
@@ -296,17 +302,17 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
         said[0] += " + two blocks or the largest table"
         said[1] += " + of the same"
     found = []
-    if cut == 4:
-        held = weights + gradients + optimiser
+    if offload:
+        held = gradients + optimiser
         found.append(
             Share(
                 name="student in host memory",
                 where="host",
                 at=_always(held),
-                formula=f"{2 * e + o} P_s over all ranks",
+                formula=f"{e + o} P_s over all ranks",
             )
         )
-        on_rank, said = [live, live, 0], ["two blocks or the largest table", "of the same", ""]
+        on_rank, said = [weights, 0, 0], [f"{e} P_s", "", ""]
     # All terms' gradients are compared now and then, while the graph is still there.
     read = on_rank[1] if whole and len(job.terms) > 1 else 0
     learned = learned_params(job.terms)
@@ -354,7 +360,7 @@ def _passes(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> l
     # Operators run the student again for each further view.
     views = len({bound.term.view for bound in job.terms} | {"plain"})
     kept *= views
-    casts = cast_bytes(student, kernels) if placed.student == "whole" else 0
+    casts = cast_bytes(student, kernels)
     captured = captured_bytes(job.terms, student, job.teachers, batch, tokens, kernels)
     here = placed.teacher not in ("streamed", "cached")
     # Cut across matrices, ranks have no rows of their own: each passes the whole batch.
@@ -397,11 +403,11 @@ def _passes(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> l
     ]
 
 
-def _buffers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> list[Share]:
+def _buffers(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     """Return the share of what is sent and received."""
     if hardware.ranks == 1 and placed.student == "whole":
         return []
-    P, e = job.student.params(), kernels.element
+    P = job.student.params()
     if placed.student == "whole":
         largest = 4 * _largest(job.student)
         return [
@@ -411,12 +417,12 @@ def _buffers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> 
                 formula="one gradient at a time, the largest is a table",
             )
         ]
-    size = 2 * e * min(BUCKET, P)
+    size = 2 * 4 * bucket_of(P)
     return [
         Share(
             name="communication",
             at=(size, size, 0),
-            formula=f"two buckets of {BUCKET:,} elements or all of the student",
+            formula=f"two buckets of P_s / 16, at most {BUCKET:,}",
         )
     ]
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from toolchain.distill.engine import Moments, sum_gradients
 from toolchain.distill.optimizer import groups_of
 from toolchain.distill.records import StageRun
+from toolchain.scale.budget import bucket_of
 from toolchain.scale.ready import import_deepspeed
 
 __all__ = ["Sharding", "Stage", "ZeRO"]
 
 Stage = Literal["zero1", "zero2", "zero3", "offload"]
-_BUCKET = 50_000_000
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3, "offload": 2}
 
 
@@ -296,7 +296,7 @@ def _config(stage: int, batch: int, *, elements: int, offload: bool = False) -> 
         "overlap_comm": False,
         "contiguous_gradients": True,
         "reduce_scatter": True,
-        "reduce_bucket_size": min(max(1, elements // 16), _BUCKET),
+        "reduce_bucket_size": bucket_of(elements),
     }
     if stage < 3:
         # Clipping takes in what is not sharded, so its norm is ours.

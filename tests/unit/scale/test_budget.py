@@ -59,29 +59,32 @@ def test_each_stage_divides_what_the_paper_says(ranks: int) -> None:
         budget_of(job(), Placed(student=place), machine)
         for place in ("whole", "zero1", "zero2", "zero3")  # type: ignore[arg-type]
     )
-    live = 2 * max(2 * STUDENT.block_params(), STUDENT.vocab * STUDENT.width)
+    live = 4 * max(2 * STUDENT.block_params(), STUDENT.vocab * STUDENT.width)
     assert state(whole) == 16 * P
-    assert state(one) == pytest.approx(4 * P + 12 * P / ranks, rel=1e-6)
-    assert state(two) == pytest.approx(2 * P + 14 * P / ranks, rel=1e-6)
+    assert state(one) == pytest.approx(8 * P + 12 * P / ranks, rel=1e-6)
+    assert state(two) == pytest.approx(4 * P + 16 * P / ranks, rel=1e-6)
     # Weights and gradients of what is gathered are whole.
-    assert state(three) - 2 * live == pytest.approx(16 * P / ranks, rel=1e-6)
+    assert state(three) - 2 * live == pytest.approx(20 * P / ranks, rel=1e-6)
 
 
 def test_the_papers_own_example() -> None:
-    # Figure 1: 7.5 B parameters on 64 GPUs, 31.4, 16.6 and 1.9 GB.
+    # Figure 1: 7.5 B parameters on 64 GPUs take 31.4 and 16.6 GB, where weights and gradients have
+    # 2 bytes. Here they have 4: 30 GB more under ZeRO-1; under ZeRO-2, 15 GB of weights more and
+    # the 64th part of 15 GB of gradients.
     large = llama(120, 2240)
     scale = 7.5e9 / large.params()
     machine = gpus(64, 1e12)
-    places: tuple[tuple[Student, float], ...] = (("zero1", 31.4), ("zero2", 16.6))
+    places: tuple[tuple[Student, float], ...] = (("zero1", 61.4), ("zero2", 31.9))
     for place, figure in places:
         budget = budget_of(job(student=large, terms=()), Placed(student=place), machine)
         assert state(budget) * scale / 1e9 == pytest.approx(figure, rel=0.01)
 
 
-def test_fp32_shards_a_copy_of_the_weights_too() -> None:
+def test_an_offloaded_student_keeps_its_weights_on_the_gpu() -> None:
     P = STUDENT.params()
-    budget = budget_of(job(bf16=False), Placed(student="zero2"), gpus(4, 1e12))
-    assert state(budget) == pytest.approx(4 * P + (4 + 12) * P / 4, rel=1e-6)
+    budget = budget_of(job(), Placed(student="offload"), gpus(4, 1e12))
+    assert state(budget) == 4 * P
+    assert share(budget, "student in host memory") == 16 * P
 
 
 def test_a_teacher_under_zero3_holds_its_part_and_what_is_gathered() -> None:
