@@ -64,8 +64,9 @@ def main(folder: str, out: str) -> None:
     counted = {stage: of_student(folder, stage) for stage in ("zero1", "zero2", "zero3")}
     counted["teacher"] = of_teacher(folder)
     Path(f"{out}.{os.environ.get('RANK', '0')}").write_text(json.dumps(counted))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def test_nobody_imports_deepspeed_or_hears_of_it_unasked(
     assert "deepspeed" not in errors.lower()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(
     sharding: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def expected(stage: str, numbers: int, ranks: int) -> dict[str, float]:
             return {"kept": size / ranks}
 
 
+@pytest.mark.slow
 def test_a_rank_owns_its_part_and_no_more(sharding: Ranks, tmp_path: Path) -> None:
     folder = make_teacher(
         tmp_path / "wide", head=True, hidden_size=128, intermediate_size=512, num_hidden_layers=3

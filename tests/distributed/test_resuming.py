@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors import safe_open
 
 from tests.distributed.conftest import Ranks, check_equal
@@ -14,6 +15,7 @@ def stopped(made: dict[str, Any]) -> dict[str, Any]:
     return {**made, "stop": 3}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks(
     sharding: Ranks, steady: Path, task_folder: Path, tmp_path: Path
 ) -> None:
