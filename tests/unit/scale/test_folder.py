@@ -325,7 +325,6 @@ def test_placement_and_cache_are_named_together(
     for placement, sentence in (
         ({"teacher": "cached"}, "names no folder"),
         ({"cache": str(folder.root)}, "placement.teacher is auto"),
-        ({"teacher": "streamed"}, "streamed"),
     ):
         with pytest.raises(UsageError, match=sentence):
             plan_of(teacher_folder, task, "kd", **FEW, placement=placement)
