@@ -144,7 +144,8 @@ def _quality_kpis(row: Row, others: list[Row]) -> Iterator[Kpi]:
     beside = ", ".join(dict.fromkeys(compared))
     name = figures.metric_name(row.metric.name)
     own = f"{figures.score(row.metric.value)} on {row.metric.split}"
-    if row.kept is None or row.model.role == "teacher":
+    plain = row.kept is None or not figures.higher_is_better(row.metric.name)
+    if plain or row.model.role == "teacher":
         yield Kpi(name=f"{name} on {row.metric.split}", value=figures.score(row.metric.value),
                   detail=beside)  # fmt: skip
         return

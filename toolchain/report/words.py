@@ -55,7 +55,7 @@ def sentence(report: Report) -> str:
     if row.model.role == "teacher" or not teachers:
         said = [_own_speed(report, row), _own_size(row), _own_quality(row)]
     else:
-        said = [_speed(report, row), _size(row, teachers), _quality(row)]
+        said = [_speed(report, row), _size(row, teachers), _quality(row, teachers)]
     known = [part for part in said if part]
     return f"{who}: {', '.join(known)}." if known else f"{who}: nothing was measured."
 
@@ -136,9 +136,14 @@ def _own_size(row: Row) -> str:
     return "" if row.file_bytes is None else f"{figures.megabytes(row.file_bytes)} MB"
 
 
-def _quality(row: Row) -> str:
+def _quality(row: Row, teachers: list[Row]) -> str:
     if row.metric is None or row.kept is None:
         return _own_quality(row)
+    if not figures.higher_is_better(row.metric.name):
+        # A part of a loss is kept by losing more: both figures say it plainly.
+        beside = teachers[0].metric
+        against = f" against {figures.score(beside.value)}" if beside else ""
+        return f"{_own_quality(row)}{against}"
     metric = figures.metric_name(row.metric.name)
     return f"keeps {figures.percent(row.kept)} of its {metric} on {row.metric.split}"
 

@@ -19,6 +19,18 @@ def test_the_sentence_is_built_from_the_figures(reports: dict[str, Report]) -> N
     )
 
 
+def test_of_a_loss_both_figures_are_said_and_no_part_is_kept(report: Report) -> None:
+    models = tuple(
+        dataclasses.replace(m, metric=dataclasses.replace(m.metric, name="loss"))
+        for m in report.models
+        if m.metric
+    )
+    sentence = words.sentence(dataclasses.replace(report, models=models))
+    assert "keeps" not in sentence
+    assert "loss 0.8" in sentence
+    assert "on dev against 0.9" in sentence
+
+
 def test_the_gain_in_the_same_runtime_stands_beside_the_gain_over_pytorch(report: Report) -> None:
     assert "(5.5x with both in ONNX Runtime)" in words.sentence(report)
 
