@@ -1,7 +1,9 @@
 """Ranks as processes of this machine, talking through gloo; teachers without dropout."""
 
+import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -82,14 +84,22 @@ def ranks() -> Ranks:
 def sharding(ranks: Ranks, request: pytest.FixtureRequest) -> Ranks:
     """Ranks that find what DeepSpeed compiles already there."""
     pytest.importorskip("deepspeed", reason="the extra [deepspeed] is not installed")
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("no C++ compiler: DeepSpeed compiles its communication on a CPU")
     assert request.config.cache is not None
     built = request.config.cache.mkdir("torch_extensions")
-    for lock in built.rglob("lock"):
-        # A session that was killed while it compiled has left it.
-        lock.unlink()
     able = Ranks({**ranks.environment, "TORCH_EXTENSIONS_DIR": str(built)})
-    code = "import torch; from toolchain.scale.ready import import_deepspeed as use; "
-    able.run(["-c", code + "use(torch.device('cpu'))"], 1)
+    session = built / f".{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    # Of the processes that share the tests, the first compiles and the others wait.
+    with (built / ".turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not session.exists():
+            for lock in built.rglob("lock"):
+                # A session that was killed while it compiled has left it.
+                lock.unlink()
+            code = "import torch; from toolchain.scale.ready import import_deepspeed as use; "
+            able.run(["-c", code + "use(torch.device('cpu'))"], 1)
+            session.touch()
     return able
 
 
