@@ -5,17 +5,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from tests.unit.distill import lab
 from toolchain.data.batching import Rows, tokenize
 from toolchain.distill.aggregation import Mean
 from toolchain.distill.compose import Composition, compose
 from toolchain.distill.engine import Holding, Whole
-from toolchain.distill.records import Parts, StageRun
+from toolchain.distill.records import Parts
 from toolchain.distill.teachers import Readable, TrainingModel
 from toolchain.distill.trainer import train
 from toolchain.models.build import build_student
@@ -25,20 +27,13 @@ from toolchain.plan.training import bound_to_all
 from toolchain.progress import Null
 from toolchain.spec import ModelSpec
 
-RUN = StageRun(
-    name="pred",
+RUN = replace(
+    lab.RUN,
     steps=6,
     # Odd, so that the ranks' slices and their numbers of tokens differ.
     batch_size=13,
-    lr=1e-3,
-    warmup=0.1,
-    weight_decay=0.01,
-    clip=1.0,
     evals=1,
     keep_best=False,
-    bf16=False,
-    seed=5,
-    metric="accuracy",
     checkpoint_seconds=1e9,
 )
 
@@ -101,7 +96,7 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
     student = build_student(start, found[0].family, spec, init, seed=0)
     composed = compose(case["method"], case.get("options", {}))
     terms = bound_to_all(composed.stages[case["stage"]], spec, [f.spec for f in found])  # type: ignore[index]
-    run = StageRun(**{**vars(RUN), **case.get("run", {})})
+    run = replace(RUN, **case.get("run", {}))
     rank = os.environ.get("RANK", "0")
     work = Path(case.get("work", Path(case["out"]).with_suffix("")))
     progress = StopAt(case["stop"]) if "stop" in case else Null()
