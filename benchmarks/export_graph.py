@@ -35,7 +35,8 @@ from transformers import PreTrainedModel
 from toolchain.bench.environment import environment
 from toolchain.export.formats.onnx import export
 from toolchain.models.loading import load_classifier, load_tokenizer
-from toolchain.optimize.passes import additive_mask, first_row, int8_dynamic, sequence_first
+from toolchain.optimize.passes import additive_mask, first_row, sequence_first
+from toolchain.optimize.precisions import int8
 from toolchain.optimize.rewrite import rewritten
 from toolchain.stats import Ratio, ratio_of_rounds
 
@@ -146,7 +147,7 @@ def quantised(name: str, path: Path) -> Path:
         del proto.graph.value_info[:]
         quantize_dynamic(proto, out, per_channel=True, weight_type=QuantType.QInt8)
     else:
-        int8_dynamic.apply(path, out)
+        int8.write(path, out)
     return out
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import file_sha256
+from toolchain.artifact import Artifact, Draft, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.measurement import Verdict
+from toolchain.optimize.precision import FP32, Calibration, precisions
 from toolchain.plan import Plan
 from toolchain.progress import Journal, Null, Progress, Tee
 from toolchain.publish import publish
@@ -22,10 +23,11 @@ from toolchain.rundir import Place, RunFolder, StepLog, claim
 from toolchain.scale import launch
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
+from toolchain.steps.calibrate import calibration_rows
 from toolchain.steps.decide import decide
 from toolchain.steps.export import export, quantize
 from toolchain.steps.report import Findings, gather
-from toolchain.steps.variants import FP32, INT8, TEACHER, Variant
+from toolchain.steps.variants import TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
 from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping
@@ -123,13 +125,29 @@ class Run:
             {},
             lambda draft, _: export(draft, source=trained.root),
         )
-        if "int8" in self.plan.recipe.precisions:
-            self.log.step(
-                "student-int8",
-                {"student": exported.artifact.digest},
-                {},
-                lambda draft, _: quantize(draft, source=exported.artifact.root),
-            )
+        for name in self._quantised():
+            self._quantize(name, exported.artifact)
+
+    def _quantised(self) -> list[str]:
+        return [name for name in self.plan.recipe.precisions if name != FP32]
+
+    def _quantize(self, precision: str, exported: Artifact) -> None:
+        plan, inputs = self.plan, {"student": exported.digest}
+        looks = precisions.get(precision).calibrated
+
+        def write(draft: Draft, _: Path) -> None:
+            rows: Calibration = ()
+            if looks:
+                rows = calibration_rows(
+                    exported.root, plan.task, max_tokens=plan.max_tokens, seed=plan.recipe.seed
+                )
+            quantize(draft, source=exported.root, precision=precision, calibration=rows)
+
+        config: dict[str, Any] = {}
+        if looks:
+            inputs["data"] = plan.task.digest
+            config = {"max_tokens": plan.max_tokens, "seed": plan.recipe.seed}
+        self.log.step(f"student-{precision}", inputs, config, write)
 
     def variants(self) -> list[Variant]:
         """Return the models of the run, parents first."""
@@ -155,7 +173,7 @@ class Run:
             parameters=parameters,
             published="model.safetensors",
         )
-        found = [teacher, self._onnx("teacher-onnx", teacher, FP32)]
+        found = [teacher, self._onnx("teacher-onnx", teacher)]
         if "baseline" in self.log.done:
             artifact = self.log.done["baseline"].artifact
             found.append(
@@ -169,14 +187,14 @@ class Run:
                     published="",
                 )
             )
-        exported = self._onnx("student-onnx", student, FP32)
+        exported = self._onnx("student-onnx", student)
         found += [student, exported]
-        if "student-int8" in self.log.done:
-            found.append(self._onnx("student-int8", exported, INT8))
+        found += [self._onnx(f"student-{name}", exported) for name in self._quantised()]
         return found
 
-    def _onnx(self, name: str, parent: Variant, file: str) -> Variant:
+    def _onnx(self, name: str, parent: Variant) -> Variant:
         artifact = self.log.done[name].artifact
+        file = str(artifact.facts["file"])
         opset = int(artifact.facts.get("opset", parent.opset))
         return replace(
             parent,
@@ -305,9 +323,9 @@ class Run:
         """Return the files of the output folder: relative name to where it lies now."""
         student = self.log.done["distilled"].artifact
         files = {name: student.root / name for name in student.files}
-        for step, file in (("student-onnx", FP32), ("student-int8", INT8)):
-            if step in self.log.done and self.proof.passed(step):
-                files[file] = self.log.done[step].artifact.path(file)
+        for variant in self.variants():
+            if variant.role == "student" and variant.parent and self.proof.passed(variant.name):
+                files[variant.published] = variant.path
         for target in shipping:
             step = f"bundle-{target}"
             if step in self.log.done:

@@ -210,7 +210,8 @@ class Recipe(Config):
     """One whole run.
 
     `teachers` are further teachers beside `teacher`; `assistants` are shapes between teacher and
-    student, from the largest to the smallest, each distilled in turn.
+    student, from the largest to the smallest, each distilled in turn. `precisions` are what the
+    student is written in and measured as, [auto]: every one that a target takes.
     """
 
     teacher: str
@@ -242,7 +243,7 @@ class Recipe(Config):
         "token_accuracy",
     ] = "auto"
     baseline: bool = True
-    precisions: list[Literal["int8", "fp32"]] = ["int8", "fp32"]
+    precisions: list[str] = ["int8", "fp32"]
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
     placement: Placement = Placement()
@@ -276,7 +277,7 @@ class Recipe(Config):
     def _no_contradiction(self) -> "Recipe":
         if len({self.teacher, *self.teachers}) != 1 + len(self.teachers):
             raise ValueError("a teacher is named twice")
-        if "fp32" not in self.precisions:
+        if not {"auto", "fp32"} & set(self.precisions):
             raise ValueError("precisions must hold fp32: every other variant is proved against it")
         return self
 

@@ -25,7 +25,7 @@ class Accepts(Config):
     """What the runtime there can load, best precision first."""
 
     formats: list[Literal["onnx"]]
-    precisions: list[Literal["int8", "fp32"]]
+    precisions: list[str]
     max_opset: int = 20
 
 

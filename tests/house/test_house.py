@@ -79,8 +79,8 @@ def test_the_flags_of_compress_are_frozen() -> None:
     assert flags("compress") == [
         "--baseline", "--config", "--data", "--debug", "--dry-run", "--ffn", "--heads", "--help",
         "--hidden", "--json", "--latency", "--layers", "--max-steps", "--method", "--no-baseline",
-        "--no-resume", "--output", "--resume", "--seed", "--student", "--target", "--teacher",
-        "--threads", "--verbose",
+        "--no-resume", "--output", "--precision", "--resume", "--seed", "--student", "--target",
+        "--teacher", "--threads", "--verbose",
     ]  # fmt: skip
 
 

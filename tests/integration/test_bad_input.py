@@ -195,6 +195,7 @@ WORDS: list[tuple[list[str], list[str]]] = [
     (["train.lr=-1"], ["train.lr", "greater than 0"]),
     (["no-equals"], ["override 'no-equals' is not of the form key=value"]),
     (["precisions=[int8]"], ["precisions must hold fp32"]),
+    (["--precision", "int9"], ["unknown precision 'int9'", "did you mean 'int8'"]),
     (["targets=[]"], ["name at least one target"]),
     (["student.path=x", "student.layers=1"], ["path names a student that has a shape"]),
     (["--target", "rasberry-pi-4"], ["unknown target 'rasberry-pi-4'", "'raspberry-pi-4'"]),

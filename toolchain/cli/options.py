@@ -44,6 +44,12 @@ Ffn = Annotated[int | None, typer.Option("--ffn", help="Student feed-forward wid
 Method = Annotated[
     str | None, typer.Option("--method", help="Method, as kd or kd+tinybert@0.5.", metavar="NAME")
 ]
+Precision = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", help="In which the student is written; may be repeated.", metavar="NAME"
+    ),
+]
 Baseline = Annotated[
     bool | None, typer.Option("--baseline/--no-baseline", help="Train the fair baseline too.")
 ]

@@ -26,6 +26,7 @@ from toolchain.plan.needs import (
     token_lengths,
     training_of,
 )
+from toolchain.plan.precision import with_precisions
 from toolchain.plan.sharding import check_sharding
 from toolchain.plan.student import (
     check_names,
@@ -51,6 +52,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     """
     reasons: list[str] = []
     targets = tuple(load_target(name) for name in recipe.targets)
+    recipe = with_precisions(recipe, targets)
     _check_targets(recipe, targets)
     composition = _asked_for(recipe)
     if composition is None and recipe.method_options:

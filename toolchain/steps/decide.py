@@ -53,7 +53,14 @@ def decide(
             )
         ]
         verdicts += own
-        shipping[target.name] = choose(candidates, common + own, target)
+        shipping[target.name] = choose(candidates, common + own, target, _p50s(files, timing))
         for why in shipping[target.name].rejected.values():
             progress.say(f"not shipped to {target.name}: {why}")
     return shipping, verdicts
+
+
+def _p50s(files: Sequence[Variant], timing: Timing) -> dict[str, float]:
+    """Return the median time of each file that was timed at the task's lengths."""
+    found = {v.name: timing.at_task(v.name) for v in files}
+    medians = {name: m.percentile_ms(50) for name, m in found.items() if m}
+    return {name: ms for name, ms in medians.items() if ms is not None}

@@ -8,12 +8,12 @@ from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
 from toolchain.models.loading import load_model
+from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
-from toolchain.optimize.transform import passes
 from toolchain.steps.folders import task_of
-from toolchain.steps.variants import FP32, INT8
+from toolchain.steps.variants import FP32_FILE, onnx_file
 
-__all__ = ["export", "model_file", "quantize"]
+__all__ = ["export", "quantize"]
 
 _TOKENIZER = (
     "tokenizer.json",
@@ -23,21 +23,11 @@ _TOKENIZER = (
 )
 
 
-def model_file(folder: Path) -> Path:
-    """Return the ONNX file of an exported or quantised folder. Raises UsageError without one."""
-    for name in (INT8, FP32):
-        if (folder / name).is_file():
-            return folder / name
-    raise UsageError(
-        f"{folder}: holds neither {FP32} nor {INT8}", "give a folder written by export or quantize"
-    )
-
-
 def export(draft: Draft, *, source: Path) -> None:
     """Write the model in folder `source` as ONNX, with its configuration and tokenizer."""
     task = task_of(source)
     model = load_model(source, task)
-    target = draft.folder / FP32
+    target = draft.folder / FP32_FILE
     target.parent.mkdir(parents=True)
     plain = target.with_name("plain.onnx")
     signature = exporters.get("onnx")(model, plain)
@@ -47,7 +37,7 @@ def export(draft: Draft, *, source: Path) -> None:
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
         task=task,
-        file=FP32,
+        file=FP32_FILE,
         bytes=target.stat().st_size,
         inputs=list(signature.inputs),
         opset=signature.opset,
@@ -56,17 +46,18 @@ def export(draft: Draft, *, source: Path) -> None:
     )
 
 
-def quantize(draft: Draft, *, source: Path) -> None:
-    """Write the fp32 ONNX model in folder `source` with int8 weights, the rest copied along."""
-    parent = source / FP32
+def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibration = ()) -> None:
+    """Write the fp32 ONNX model in folder `source` in a precision, the rest copied along."""
+    parent = source / FP32_FILE
     if not parent.is_file():
-        raise UsageError(f"{source}: holds no {FP32}", "give a folder written by export")
-    target = draft.folder / INT8
+        raise UsageError(f"{source}: holds no {FP32_FILE}", "give a folder written by export")
+    file = onnx_file(precision)
+    target = draft.folder / file
     target.parent.mkdir(parents=True)
-    passes.get("int8_dynamic")(parent, target)
+    precisions.get(precision).write(parent, target, calibration)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
-    draft.format, draft.precision = "onnx", "int8"
-    draft.facts.update(file=INT8, bytes=target.stat().st_size)
+    draft.format, draft.precision = "onnx", precision
+    draft.facts.update(file=file, bytes=target.stat().st_size)
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:

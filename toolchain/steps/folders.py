@@ -12,34 +12,32 @@ from toolchain.models.family import family_of
 from toolchain.models.found import declared_task
 from toolchain.recipe import Columns
 from toolchain.spec import LANGUAGE, SEQUENCE, Task
-from toolchain.steps.variants import FP32, INT8, Variant
+from toolchain.steps.variants import FP32_FILE, Variant, onnx_files
 
 __all__ = ["data_for", "labels_of", "max_tokens_of", "task_of", "variant_of"]
 
 
 def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str = "") -> Variant:
-    """Return the one model a folder holds: int8 ONNX before fp32 ONNX before PyTorch.
+    """Return the one model a folder holds: quantised ONNX before fp32 ONNX before PyTorch.
 
     Raises UsageError for a folder without any.
     """
-    for file, precision in ((INT8, "int8"), (FP32, "fp32")):
-        path = folder / file
-        if path.is_file():
-            return Variant(
-                name=name,
-                role=role,
-                format="onnx",
-                precision=precision,
-                path=path,
-                digest=file_sha256(path),
-                parameters=0,
-                parent=parent,
-                opset=_opset(path),
-                published=file,
-            )
+    for precision, path in onnx_files(folder).items():
+        return Variant(
+            name=name,
+            role=role,
+            format="onnx",
+            precision=precision,
+            path=path,
+            digest=file_sha256(path),
+            parameters=0,
+            parent=parent,
+            opset=_opset(path),
+            published=path.relative_to(folder).as_posix(),
+        )
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise UsageError(f"{folder}: holds no model.safetensors, {FP32} or {INT8}")
+        raise UsageError(f"{folder}: holds neither model.safetensors nor {FP32_FILE}")
     return Variant(
         name=name,
         role=role,

@@ -6,13 +6,29 @@ from typing import Literal
 
 from toolchain.measurement import Role
 
-__all__ = ["FP32", "INT8", "TEACHER", "Variant"]
+__all__ = ["FP32_FILE", "TEACHER", "Variant", "onnx_file", "onnx_files"]
 
 TEACHER = "teacher"
 
-# Where the files of exported and quantised folders lie in them.
-FP32 = "onnx/model.onnx"
-INT8 = "onnx/model_quantized.onnx"
+# Where the files of exported and quantised folders lie in them: the names that transformers.js,
+# optimum and sentence-transformers look for, where they have one.
+FP32_FILE = "onnx/model.onnx"
+_NAMES = {"fp32": "model", "int8": "model_quantized", "int4_weights": "model_q4"}
+
+
+def onnx_file(precision: str) -> str:
+    """Return where the file of a precision lies in its folder."""
+    return f"onnx/{_NAMES.get(precision, f'model_{precision}')}.onnx"
+
+
+def onnx_files(folder: Path) -> dict[str, Path]:
+    """Return the .onnx files of a folder by their precision, the fp32 one last."""
+    known = {onnx_file(name): name for name in _NAMES}
+    found = {}
+    for path in sorted(folder.glob("onnx/model*.onnx"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        found[known.get(name, path.stem.removeprefix("model_"))] = path
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

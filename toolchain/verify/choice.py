@@ -1,5 +1,6 @@
 """Which variant ships to a target: the best one that passes, and why each other one does not."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,18 +42,22 @@ class Shipping:
 
 
 def choose(
-    candidates: Sequence[Candidate], verdicts: Iterable[Verdict], target: Target
+    candidates: Sequence[Candidate],
+    verdicts: Iterable[Verdict],
+    target: Target,
+    p50_ms: Mapping[str, float] | None = None,
 ) -> Shipping:
     """Choose the best variant for a target from the verdicts that hold for it.
 
-    Candidates are tried in the target's order of precisions (best first), equal ones in the order
-    given. Only a failed gate rejects; an undecided one is reported. A variant that is sound but
+    The fastest by `p50_ms` (by model) is tried first where this was measured on the target; what
+    was not measured, and all of them elsewhere, in the target's order of precisions (best first).
+    Only a failed gate rejects; an undecided one is reported. A variant that is sound but
     misses a promise ships only when no sound one keeps it. Nothing ships unless the fp32 export
     was proved equal to PyTorch, since every other variant is proved against it; then `proved` is
     False and the caller raises IntegrityError (exit 4).
     """
     known = list(verdicts)
-    ordered = _best_first(candidates, target)
+    ordered = _best_first(candidates, target, p50_ms or {})
     unproved = _unproved(known)
     if unproved:
         return Shipping(
@@ -107,12 +112,18 @@ def _shipping(
     )
 
 
-def _best_first(candidates: Sequence[Candidate], target: Target) -> list[Candidate]:
+def _best_first(
+    candidates: Sequence[Candidate], target: Target, p50_ms: Mapping[str, float]
+) -> list[Candidate]:
     order: list[str] = list(target.accepts.precisions)
-    return sorted(
-        candidates,
-        key=lambda c: order.index(c.precision) if c.precision in order else len(order),
-    )
+    measured = p50_ms if target.fidelity == "measured" else {}
+
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        known = candidate.precision in order
+        place = order.index(candidate.precision) if known else len(order)
+        return measured.get(candidate.model, math.inf), place
+
+    return sorted(candidates, key=rank)
 
 
 def _unproved(verdicts: Sequence[Verdict]) -> str:

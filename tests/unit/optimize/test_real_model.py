@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from toolchain.export.formats.onnx import export
-from toolchain.optimize.passes.int8_dynamic import apply
+from toolchain.optimize.precisions.int8 import write
 from toolchain.optimize.simplify import simplify
 
 ROWS = 120
@@ -26,7 +26,7 @@ def test_a_real_classifier_stays_itself_on_the_way_to_int8(shared: Path, tmp_pat
     raw, fast, small = (tmp_path / f"{name}.onnx" for name in ("raw", "fast", "small"))
     export(model, raw)
     assert [fact.changed for fact in simplify(raw, fast)] == [1, 6, 1, 0]
-    apply(fast, small)
+    write(fast, small)
     assert small.stat().st_size * 3.5 < fast.stat().st_size
 
     feeds = [tokenizer(text, return_tensors="np") for text in texts]

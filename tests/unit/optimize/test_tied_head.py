@@ -8,7 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolchain.optimize.passes import int8_dynamic, tied_head
+from toolchain.optimize.passes import tied_head
+from toolchain.optimize.precisions import int8
 from toolchain.optimize.simplify import simplify
 
 VOCAB, WIDTH = 300, 32
@@ -61,7 +62,7 @@ def test_a_model_with_one_table_is_quantised_like_one_with_two(tmp_path: Path) -
     source = language_model(tmp_path / "source.onnx")
     simplify(source, tmp_path / "small.onnx")
     for name in ("source", "small"):
-        int8_dynamic.apply(tmp_path / f"{name}.onnx", tmp_path / f"{name}-int8.onnx")
+        int8.write(tmp_path / f"{name}.onnx", tmp_path / f"{name}-int8.onnx")
     small = onnx.load(tmp_path / "small-int8.onnx")
     assert "MatMulInteger" in {node.op_type for node in small.graph.node}
     np.testing.assert_array_equal(

@@ -46,6 +46,14 @@ def test_the_best_precision_ships_when_everything_passes() -> None:
     assert (dict(shipping.rejected), shipping.unmet, shipping.undecided) == ({}, (), ())
 
 
+def test_the_fastest_ships_where_it_was_measured_and_nowhere_else() -> None:
+    here = target().model_copy(update={"fidelity": "measured"})
+    times = {"int8": 2.0, "fp32": 1.0}
+    assert choose([INT8, FP32], SOUND, here, times).model == "fp32"
+    assert choose([INT8, FP32], SOUND, target(), times).model == "int8"
+    assert choose([FP32, INT8], SOUND, here, {"int8": 2.0}).model == "int8"
+
+
 def test_the_targets_own_order_of_precisions_rules() -> None:
     assert choose([INT8, FP32], SOUND, target(["fp32", "int8"])).model == "fp32"
 

@@ -15,9 +15,10 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from toolchain.errors import UsageError
 from toolchain.optimize.graph import read_proto, write_proto
+from toolchain.optimize.precision import Calibration, Precision
 from toolchain.optimize.transform import PassFacts
 
-__all__ = ["apply"]
+__all__ = ["precision", "write"]
 
 _QUANTISED = (
     "DequantizeLinear",
@@ -33,7 +34,7 @@ _QUANTISED = (
 _MIN_OPSET = 13
 
 
-def apply(source: Path, out: Path) -> PassFacts:
+def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts:  # noqa: ARG001
     """Write `source` with int8 weights; equal sources give equal bytes.
 
     The outputs move: whether too far is for the gates to say, on real data. Raises UsageError for
@@ -63,7 +64,7 @@ def apply(source: Path, out: Path) -> PassFacts:
     result.ClearField("producer_version")
     write_proto(result, out)
     return PassFacts(
-        name="int8_dynamic",
+        name="int8",
         changed=sum(
             node.op_type in ("MatMulInteger", "DequantizeLinear") for node in result.graph.node
         ),
@@ -112,3 +113,6 @@ def _stacked(proto: onnx.ModelProto) -> list[str]:
         for node in proto.graph.node
         if node.op_type == "MatMul" and any(name in held for name in node.input)
     ]
+
+
+precision = Precision(write=write)

@@ -10,13 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.unit.optimize.conftest import feed, run
 from toolchain.errors import UsageError
-from toolchain.optimize.passes.int8_dynamic import apply
+from toolchain.optimize.precisions.int8 import write
 
 
 @pytest.fixture(scope="module")
 def quantised(simplified: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "model.onnx"
-    apply(simplified, path)
+    write(simplified, path)
     return path
 
 
@@ -67,7 +67,7 @@ def test_answers_stay_close(simplified: Path, quantised: Path, rows: int, tokens
 
 def test_quantising_twice_is_refused(quantised: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="quantising twice"):
-        apply(quantised, tmp_path / "model.onnx")
+        write(quantised, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,9 +85,9 @@ def test_a_graph_without_weights_to_quantise_is_refused(tmp_path: Path) -> None:
 
     out = tmp_path / "out.onnx"
     with pytest.raises(UsageError, match="holds no matrix product"):
-        apply(save("Relu", 20), out)
+        write(save("Relu", 20), out)
     with pytest.raises(UsageError, match="opset 11, int8 with a scale per channel needs 13"):
-        apply(save("MatMul", 11), out)
+        write(save("MatMul", 11), out)
     assert not out.exists()
 
 
@@ -108,7 +108,7 @@ def test_stacked_matrices_are_left_in_float(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, tmp_path / "model.onnx")
-    assert apply(tmp_path / "model.onnx", tmp_path / "int8.onnx").changed == 1
+    assert write(tmp_path / "model.onnx", tmp_path / "int8.onnx").changed == 1
     x = generator.normal(size=(3, 5, 8)).astype(np.float32)
     session = ort.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": x})

@@ -1,0 +1,31 @@
+"""In which precisions a student is written."""
+
+import pytest
+
+from toolchain.errors import UsageError
+from toolchain.optimize.precision import precisions
+from toolchain.plan.precision import with_precisions
+from toolchain.recipe import Recipe
+from toolchain.target import load_target
+
+
+def asked(*names: str) -> Recipe:
+    return Recipe.model_validate({"teacher": "t", "data": {"path": "d"}, "precisions": list(names)})
+
+
+def test_what_is_asked_for_is_kept_once_with_fp32_last() -> None:
+    assert with_precisions(asked("fp32", "int8", "int8"), []).precisions == ["int8", "fp32"]
+    assert with_precisions(asked("fp32"), []).precisions == ["fp32"]
+
+
+def test_auto_is_what_the_targets_take() -> None:
+    host, other = load_target("host"), load_target("raspberry-pi-4")
+    found = with_precisions(asked("auto"), [host, other]).precisions
+    assert found[-1] == "fp32"
+    assert set(found) == {*host.accepts.precisions, *other.accepts.precisions}
+    assert set(found) <= {*precisions.names(), "fp32"}
+
+
+def test_an_unknown_precision_names_its_neighbour() -> None:
+    with pytest.raises(UsageError, match="unknown precision 'int9'"):
+        with_precisions(asked("int9", "fp32"), [])

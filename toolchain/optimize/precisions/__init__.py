@@ -1,0 +1,1 @@
+"""The precisions: one file each; see `toolchain.optimize.precision`."""

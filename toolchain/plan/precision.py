@@ -1,0 +1,27 @@
+"""In which precisions the student is written: those asked for, or all that the targets take."""
+
+from collections.abc import Sequence
+
+from toolchain.optimize.precision import FP32, precisions
+from toolchain.recipe import Recipe
+from toolchain.registry import unknown_name
+from toolchain.target import Target
+
+__all__ = ["AUTO", "with_precisions"]
+
+AUTO = "auto"
+
+
+def with_precisions(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
+    """Return the recipe with its precisions by name, fp32 last; auto is what the targets take.
+
+    Raises UsageError for a name that is no precision.
+    """
+    known = (*precisions.names(), FP32)
+    for name in (n for n in recipe.precisions if n not in (*known, AUTO)):
+        raise unknown_name("precision", name, (*known, AUTO), "precisions")
+    asked = list(dict.fromkeys(n for n in recipe.precisions if n != AUTO))
+    if AUTO in recipe.precisions:
+        taken = [name for target in targets for name in target.accepts.precisions]
+        asked = list(dict.fromkeys([*asked, *(n for n in taken if n in known)]))
+    return recipe.model_copy(update={"precisions": [*(n for n in asked if n != FP32), FP32]})
