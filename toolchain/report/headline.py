@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from toolchain.measurement import Fidelity, Metric
+from toolchain.report import figures
 from toolchain.report.report import Latency, Model, Report, Tokens
 
 __all__ = [
@@ -222,6 +223,13 @@ def gain(report: Report, slow: str, fast: str, tokens: Tokens | None) -> Speedup
     return Speedup(median=before.p50_ms / after.p50_ms)
 
 
+def _kept(metric: Metric | None) -> float | None:
+    """Return the part of the teacher's metric; of a loss more is worse, so no part of it is."""
+    if metric is None or not figures.higher_is_better(metric.name):
+        return None
+    return metric.kept
+
+
 def _row(report: Report, chosen: Basis, model: Model, label: str) -> Row:
     return Row(
         name=model.name,
@@ -233,7 +241,7 @@ def _row(report: Report, chosen: Basis, model: Model, label: str) -> Row:
         latency=latency_of(model, chosen.target, chosen.tokens),
         extra=latency_of(model, chosen.target, chosen.extra),
         metric=model.metric,
-        kept=model.metric.kept if model.metric else None,
+        kept=_kept(model.metric),
         speedup=gain(report, chosen.reference, model.name, chosen.ratio_tokens)
         if chosen.reference
         else None,

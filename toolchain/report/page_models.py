@@ -144,8 +144,7 @@ def _quality_kpis(row: Row, others: list[Row]) -> Iterator[Kpi]:
     beside = ", ".join(dict.fromkeys(compared))
     name = figures.metric_name(row.metric.name)
     own = f"{figures.score(row.metric.value)} on {row.metric.split}"
-    plain = row.kept is None or not figures.higher_is_better(row.metric.name)
-    if plain or row.model.role == "teacher":
+    if row.kept is None or row.model.role == "teacher":
         yield Kpi(name=f"{name} on {row.metric.split}", value=figures.score(row.metric.value),
                   detail=beside)  # fmt: skip
         return

@@ -137,13 +137,15 @@ def _own_size(row: Row) -> str:
 
 
 def _quality(row: Row, teachers: list[Row]) -> str:
-    if row.metric is None or row.kept is None:
+    if row.metric is None:
         return _own_quality(row)
     if not figures.higher_is_better(row.metric.name):
         # A part of a loss is kept by losing more: both figures say it plainly.
         beside = teachers[0].metric
         against = f" against {figures.score(beside.value)}" if beside else ""
         return f"{_own_quality(row)}{against}"
+    if row.kept is None:
+        return _own_quality(row)
     metric = figures.metric_name(row.metric.name)
     return f"keeps {figures.percent(row.kept)} of its {metric} on {row.metric.split}"
 

@@ -25,7 +25,9 @@ def test_of_a_loss_both_figures_are_said_and_no_part_is_kept(report: Report) -> 
         for m in report.models
         if m.metric
     )
-    sentence = words.sentence(dataclasses.replace(report, models=models))
+    losses = dataclasses.replace(report, models=models)
+    assert {row.kept for row in headline(losses)} == {None}
+    sentence = words.sentence(losses)
     assert "keeps" not in sentence
     assert "loss 0.8" in sentence
     assert "on dev against 0.9" in sentence
