@@ -13,6 +13,7 @@ from typing import Any
 from toolchain.artifact import Artifact, Draft, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
+from toolchain.export.genai import GENAI_CONFIG
 from toolchain.measurement import Verdict
 from toolchain.optimize.precision import FP32, Calibration, precisions
 from toolchain.plan import Plan
@@ -323,9 +324,14 @@ class Run:
         """Return the files of the output folder: relative name to where it lies now."""
         student = self.log.done["distilled"].artifact
         files = {name: student.root / name for name in student.files}
+        shipped = {s.model for s in shipping.values()}
         for variant in self.variants():
             if variant.role == "student" and variant.parent and self.proof.passed(variant.name):
                 files[variant.published] = variant.path
+                described = variant.folder / GENAI_CONFIG
+                # Of the last one that ships, else of fp32, which comes first.
+                if described.is_file() and (GENAI_CONFIG not in files or variant.name in shipped):
+                    files[GENAI_CONFIG] = described
         for target in shipping:
             step = f"bundle-{target}"
             if step in self.log.done:

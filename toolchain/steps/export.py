@@ -1,5 +1,6 @@
 """The steps from a trained model to files a runtime loads: export, then quantise."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
+from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.models.loading import load_model
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
+from toolchain.spec import Task
 from toolchain.steps.folders import task_of
 from toolchain.steps.variants import FP32_FILE, onnx_file
 
@@ -34,6 +37,7 @@ def export(draft: Draft, *, source: Path) -> None:
     passes_done = simplify(plain, target)
     plain.unlink()
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
+    _describe(draft.folder, task, FP32_FILE)
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
         task=task,
@@ -56,8 +60,16 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     target.parent.mkdir(parents=True)
     precisions.get(precision).write(parent, target, calibration)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
+    _describe(draft.folder, task_of(source), file)
     draft.format, draft.precision = "onnx", precision
     draft.facts.update(file=file, bytes=target.stat().st_size)
+
+
+def _describe(folder: Path, task: Task, file: str) -> None:
+    """Write what ONNX Runtime GenAI wants to know of a decoder."""
+    if task == "causal_lm":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / GENAI_CONFIG).write_text(genai_config(config, file), encoding="utf-8")
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
