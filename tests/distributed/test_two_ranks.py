@@ -99,6 +99,18 @@ def test_whole_students_learn_what_one_process_teaches_them(
     check(cases, alone, steady)
 
 
+def test_a_teacher_cut_over_ranks(
+    ranks: Ranks, alone: Path, steady: Path, second: Path, task_folder: Path, tmp_path: Path
+) -> None:
+    # Predictions, hidden states, relations of queries, keys and values; students whole.
+    cases = [
+        case(n, tmp_path, [steady, second], task_folder, teacher="tensor_parallel")
+        for n in ("kd", "tinybert", "minilm_v2", "mt_bert")
+    ]
+    ranks.train(cases, 2, tmp_path)
+    check(cases, alone, steady)
+
+
 def test_each_stage_of_zero_and_a_teacher_in_pieces(
     sharding: Ranks, alone: Path, steady: Path, second: Path, task_folder: Path, tmp_path: Path
 ) -> None:
