@@ -127,7 +127,7 @@ def test_an_old_transformers_cannot_cut(
     teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("toolchain.scale.requirements.version", lambda name: "5.17.0")
+    monkeypatch.setattr("toolchain.scale.requirements.version", lambda _: "5.17.0")
     assert "found 5.17.0" in refused(teacher_folder, task_folder, CUT)
 
 
