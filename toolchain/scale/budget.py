@@ -57,8 +57,8 @@ _PROCESS = 380 << 20
 # The same with CUDA's libraries, and a context with kernels and workspaces on the GPU: what is
 # usual; no GPU was at hand to measure it.
 _PROCESS_WITH_GPU, _CONTEXT = 3 << 30, 1 << 30
-# A state is stored from a copy that safetensors copies twice: as bytes, and as one file's bytes.
-_STORED = 3
+# A state is stored tensor by tensor; one in pieces is gathered for that, and put together.
+_STORED, _STORED_PIECES = 1, 3
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,8 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     read = on_rank[1] if whole and len(job.terms) > 1 else 0
     learned = learned_params(job.terms)
     extra = sum(spec.params() for spec in job.extra)
-    stored = _STORED * (12 * (P + learned)) if whole else 0
+    copies = _STORED if whole else _STORED_PIECES
+    stored = copies * 4 * _largest(job.student)
     found += [
         Share(name="student weights", at=_always(on_rank[0]), formula=said[0]),
         Share(
@@ -336,7 +337,7 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
             name="stored state",
             where="host" if hardware.gpu else "rank",
             at=(0, 0, stored),
-            formula=f"{_STORED} x 12 (P_s + learned), on the first rank",
+            formula=f"{copies} x the largest tensor, one at a time",
         ),
         Share(
             name="stored state on disk",
