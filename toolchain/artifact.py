@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from toolchain.errors import IntegrityError, ResourceError, UsageError
 
@@ -28,6 +28,7 @@ __all__ = [
     "folder_digest",
     "out_of_disk",
     "write_atomic",
+    "writing_atomic",
 ]
 
 MANIFEST = "manifest.json"
@@ -52,17 +53,25 @@ def folder_digest(files: Mapping[str, str]) -> str:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file aside, fsync and rename, so that no half-written file bears its name."""
-    content = data.encode() if isinstance(data, str) else data
+    with writing_atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write into, which takes its name when the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
-        raise out_of_disk(error, path) from error
+        if isinstance(error, OSError):
+            raise out_of_disk(error, path) from error
+        raise
 
 
 def out_of_disk(error: OSError, path: Path) -> Exception:

@@ -205,6 +205,17 @@ class Placement(Config):
     states: Literal["bf16", "fp32", "int8"] | None = None
     hardware: str | None = None
 
+    @field_validator("teacher", "student", mode="before")
+    @classmethod
+    def _not_nvme(cls, value: object) -> object:
+        if value == "nvme":
+            raise ValueError(
+                "nvme is not offered: DeepSpeed's offloading to NVMe gave other losses on two "
+                "processes than on one; use offload (host memory) or zero3 for a student, and "
+                "streamed or cached for a teacher larger than memory"
+            )
+        return value
+
 
 class Recipe(Config):
     """One whole run.

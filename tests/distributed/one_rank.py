@@ -67,6 +67,10 @@ def teacher_of(found: Checkpoint, placement: str) -> Readable:
     if placement == "whole":
         model = load_classifier(found.root)
         return TrainingModel(model=model, family=found.family, spec=found.spec)
+    if placement == "tensor_parallel":
+        from toolchain.scale.cut import CutModel
+
+        return CutModel(folder=found.root, family=found.family, spec=found.spec)
     from toolchain.scale.teachers import ShardedTeacher
 
     return ShardedTeacher(

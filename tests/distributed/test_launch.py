@@ -7,11 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.conftest import make_teacher
-from tests.distributed.conftest import STEADY, Ranks
+from tests.distributed.conftest import STEADY, Ranks, free_port
 from toolchain.artifact import Artifact
+from toolchain.errors import StepError
+from toolchain.scale import launch
 
 PIECES = ["--teacher-placement", "zero3", "--student-placement", "zero2"]
 
@@ -22,44 +26,88 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_teacher(folder, head=True, seed=7, num_hidden_layers=2, **STEADY)
 
 
-def words(teacher: Path, student: Path, data: Path, out: Path) -> list[str]:
+def words(teacher: Path, student: Path, data: Path) -> list[str]:
     ends = ["--teacher", str(teacher), "--student", str(student), "--data", str(data)]
-    return ["distill", *ends, "--method", "kd", "-o", str(out), "train.precision=fp32"]
+    return ["distill", *ends, "--method", "kd", "train.precision=fp32"]
 
 
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
+
+
+def launched(
+    sharding: Ranks, launcher: list[str], command: list[str], out: Path
+) -> dict[str, torch.Tensor]:
+    """Run a command by a launcher; return the student it wrote."""
+    words = ["-m", *launcher, "toolchain", *command, "-o", str(out), "--json"]
+    (said,) = sharding.run(words, 1)
+    # DeepSpeed's launcher talks before and behind what the first process prints.
+    found, _ = json.JSONDecoder().raw_decode(said[said.index("{\n") :])
+    assert found["digest"] == Artifact.open(out).digest
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_hidden_layers == 2
+    return dict(load_file(out / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def command(steady: Path, small: Path, task_folder: Path) -> list[str]:
+    return [*words(steady, small, task_folder), *PIECES, "--max-steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def by_torchrun(
+    sharding: Ranks, command: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    return launched(sharding, TORCHRUN, command, tmp_path_factory.mktemp("torchrun") / "out")
+
+
+def test_torchrun_starts_it_and_the_first_process_speaks(
+    by_torchrun: dict[str, torch.Tensor], small: Path
+) -> None:
+    before = load_file(small / "model.safetensors")
+    assert any(not tensor.equal(before[name]) for name, tensor in by_torchrun.items())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param(["torch.distributed.run", "--nproc-per-node", "2", "-m"], id="torchrun"),
-        pytest.param(
-            ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"],
-            id="accelerate",
-            marks=pytest.mark.slow,
-        ),
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"],
+        ["deepspeed.launcher.runner", "--num_gpus", "2", "--module"],
     ],
+    ids=["accelerate", "deepspeed"],
 )
-def test_a_launcher_starts_it_and_the_first_process_speaks(
+def test_other_launchers_make_what_torchrun_makes(
     sharding: Ranks,
-    steady: Path,
-    small: Path,
-    task_folder: Path,
+    by_torchrun: dict[str, torch.Tensor],
+    command: list[str],
     tmp_path: Path,
     launcher: list[str],
 ) -> None:
-    command = words(steady, small, task_folder, tmp_path / "out")
-    command += [*PIECES, "--max-steps", "6", "--json"]
-    (said,) = sharding.run(["-m", *launcher, "toolchain", *command], 1)
-    found = json.loads(said[said.index("{") :])
-    artifact = Artifact.open(tmp_path / "out")
-    assert found["digest"] == artifact.digest
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.num_hidden_layers == 2
+    other = launched(sharding, launcher, command, tmp_path / "out")
+    for name, tensor in by_torchrun.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_compress_trains_on_all_processes_and_the_first_does_the_rest(
+    sharding: Ranks, steady: Path, task_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["compress", "--teacher", str(steady), "--data", str(task_folder), "--layers", "2"]
+    words += ["--method", "kd", "--target", "host", "--max-steps", "20", "--no-baseline"]
+    words += ["-o", str(out), "benchmark.min_seconds=0.02", "benchmark.min_runs=20", "--json"]
+    words += ["benchmark.rounds=2", "benchmark.tokens=[8]", "placement.teacher=tensor_parallel"]
+    words += ["precisions=[int8]", "gates.agreement=0", "gates.cosine=0", "gates.max_drop=1"]
+    (said,) = sharding.run(["-m", *TORCHRUN, "toolchain", *words], 1)
+    found, _ = json.JSONDecoder().raw_decode(said[said.index("{\n") :])
+    assert found["shipped"].keys() == {"host"}
+    assert (out / "onnx" / "model.onnx").is_file()
+    assert (out / "report" / "report.html").is_file()
 
 
 def test_nobody_imports_deepspeed_or_hears_of_it_unasked(
     ranks: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
 ) -> None:
-    command = [*words(steady, small, task_folder, tmp_path / "out"), "--max-steps", "2"]
+    command = [*words(steady, small, task_folder), "-o", str(tmp_path / "out"), "--max-steps", "2"]
     (process,) = ranks.start(["-m", "toolchain", *command], 1)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -67,11 +115,26 @@ def test_nobody_imports_deepspeed_or_hears_of_it_unasked(
     assert "deepspeed" not in errors.lower()
 
 
+def test_a_first_process_that_cannot_be_reached_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "_REACH_S", 0.1)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    port = free_port()
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    with (
+        pytest.raises(StepError, match=f"cannot reach the first one at 127.0.0.1:{port}"),
+        launch.joined(),
+    ):
+        pass
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(
     sharding: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
 ) -> None:
-    command = words(steady, small, task_folder, tmp_path / "out")
+    command = [*words(steady, small, task_folder), "-o", str(tmp_path / "out")]
     command += [*PIECES, "train.epochs=8", "train.checkpoint_seconds=0.1"]
     first, second = sharding.start(["-m", "toolchain", *command], 2)
     saved: list[Path] = []

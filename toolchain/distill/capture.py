@@ -27,10 +27,13 @@ from toolchain.errors import UsageError
 from toolchain.models.family import Family
 from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["Attention", "Captures", "Recorder"]
+__all__ = ["Attention", "Captures", "Keeping", "Recorder"]
 
 Args = tuple[object, ...]
 Keywords = dict[str, object]
+
+Keeping = Callable[[Request | None, Tensor], Tensor]
+"""What is kept of what a hook sees; without a request, of token ids, cosines and sines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,10 @@ class Attention:
 
 def _as_it_is(logits: Tensor) -> Tensor:
     return logits
+
+
+def _all_of_it(request: Request | None, tensor: Tensor) -> Tensor:  # noqa: ARG001
+    return tensor
 
 
 class Captures:
@@ -135,12 +142,21 @@ class Captures:
 
 
 class Recorder:
-    """Keeps requested tensors of every forward pass of a model, while in a `with` block."""
+    """Keeps requested tensors of every forward pass of a model, while in a `with` block.
+
+    `keeping` makes of what a hook sees what is kept, for models that others have a part of.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, spec: ModelSpec, requests: Iterable[Request]
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        spec: ModelSpec,
+        requests: Iterable[Request],
+        keeping: Keeping = _all_of_it,
     ) -> None:
         self._model = model
+        self._keeping = keeping
         self._family = family
         self._spec = spec
         self._requests = frozenset(requests)
@@ -232,7 +248,7 @@ class Recorder:
     def _begin(self, module: nn.Module, args: Args, kwargs: Keywords) -> None:  # noqa: ARG002
         self._forget()
         ids = kwargs.get("input_ids", args[0] if args else None)
-        self._input_ids = ids if isinstance(ids, Tensor) else None
+        self._input_ids = self._keeping(None, ids) if isinstance(ids, Tensor) else None
 
     def _block(self, layer: int) -> nn.Module:
         return self._backbone.get_submodule(f"{self._family.blocks}.{layer - 1}")
@@ -293,7 +309,9 @@ class Recorder:
             tensor = output[0] if isinstance(output, tuple) else output
             assert isinstance(tensor, Tensor)
             # DeBERTa's projections run again, on positions: the first call is the one on tokens.
-            self._tensors.setdefault(request, tensor if columns is None else tensor[..., columns])
+            if request not in self._tensors:
+                part = tensor if columns is None else tensor[..., columns]
+                self._tensors[request] = self._keeping(request, part)
 
         return hook
 
@@ -301,21 +319,22 @@ class Recorder:
         def hook(module: nn.Module, args: Args, kwargs: Keywords) -> None:  # noqa: ARG001
             tensor = args[0] if args else kwargs["hidden_states"]
             assert isinstance(tensor, Tensor)
-            self._tensors.setdefault(request, tensor)
+            if request not in self._tensors:
+                self._tensors[request] = self._keeping(request, tensor)
 
         return hook
 
     def _keep_normed(self, request: Request) -> Callable[[nn.Module, Args, object], None]:
         def hook(module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG001
             assert isinstance(output, Tensor)
-            self._normed[request] = output
+            self._normed[request] = self._keeping(request, output)
 
         return hook
 
     def _keep_rotary(self, module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG002
         assert isinstance(output, tuple)
         cos, sin = output
-        self._rotary = (cos, sin)
+        self._rotary = (self._keeping(None, cos), self._keeping(None, sin))
 
     def _keep_bias(self, module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG002
         assert isinstance(output, Tensor)

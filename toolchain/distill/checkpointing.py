@@ -1,7 +1,8 @@
 """A training state in one file: written aside, synced, renamed; tensors as safetensors, no pickle.
 
 It holds weights, projections, optimiser moments, random state and what was logged. The data order
-needs no state of its own: it follows from the seed and the step.
+needs no state of its own: it follows from the seed and the step. Tensors go to the file one after
+another, so that storing takes no memory but that of one.
 """
 
 import json
@@ -12,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from toolchain.artifact import write_atomic
-from toolchain.distill.engine import Moments
+from toolchain.artifact import writing_atomic
+from toolchain.distill.engine import Moments, Weights
+from toolchain.distill.tensorfile import TensorFile
 
 __all__ = [
     "TrainingState",
@@ -54,20 +55,26 @@ def flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def store(
-    path: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Moments = ()
+    path: Path, state: TrainingState, weights: Weights, moments: Moments = (), *, tensors: int
 ) -> None:
-    """Write the state. Raises ResourceError when the disk is full; the old file then stays."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        for i, device_state in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"rng.cuda.{i}"] = device_state
-    for index, own in moments:
-        for name, value in own.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).detach().cpu()
-    # Tied weights share memory, which safetensors refuses: each is stored by itself.
-    unique = {name: tensor.clone() for name, tensor in tensors.items()}
-    write_atomic(path, save(unique, metadata={"state": json.dumps(vars(state))}))
+    """Write the state; there are `tensors` weights, or fewer.
+
+    Raises ResourceError when the disk is full; the old file then stays.
+    """
+    with writing_atomic(path) as raw:
+        # A parameter has at most four tensors of its optimiser beside it, a GPU one of chances.
+        most = 5 * tensors + 64
+        file = TensorFile(raw, most=most, state=json.dumps(vars(state)))
+        for name, tensor in weights:
+            file.add(name, tensor)
+        for index, own in moments:
+            for name, value in own.items():
+                file.add(f"optimizer.{index}.{name}", torch.as_tensor(value))
+        file.add("rng.cpu", torch.get_rng_state())
+        if torch.cuda.is_available():
+            for i, device_state in enumerate(torch.cuda.get_rng_state_all()):
+                file.add(f"rng.cuda.{i}", device_state)
+        file.end()
 
 
 def restore(path: Path, modules: Mapping[str, nn.Module]) -> TrainingState | None:

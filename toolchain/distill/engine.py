@@ -18,7 +18,10 @@ from toolchain.distill.optimizer import clip, optimizer_of
 from toolchain.distill.records import StageRun
 from toolchain.distill.tables import row_gradients
 
-__all__ = ["Engine", "Holding", "Moments", "Whole", "sum_gradients"]
+__all__ = ["Engine", "Holding", "Moments", "Weights", "Whole", "sum_gradients"]
+
+Weights = Iterable[tuple[str, Tensor]]
+"""Tensors by the names they have in a `state_dict`."""
 
 Moments = Iterable[tuple[int, Mapping[str, Tensor]]]
 """The optimiser's state of parameters that have one, by their number in `groups_of`'s order."""
@@ -44,11 +47,11 @@ class Engine(Protocol):
         A surgery's own parameters learn at `own` and are not clipped; None treats them as all.
         """
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return the student's whole state by its `state_dict`'s names; empty but on rank 0."""
+    def weights(self) -> Weights:
+        """Yield the student's whole state, one tensor at a time; nothing but on rank 0."""
 
     def moments(self) -> Moments:
-        """Return whole moments; empty but on rank 0."""
+        """Yield whole moments, one parameter's at a time; nothing but on rank 0."""
 
     def resume(self, moments: Moments) -> None:
         """Take up moments that were saved, on any number of ranks."""
@@ -94,9 +97,10 @@ class Whole:
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return the student's state."""
-        return self._student.state_dict() if self._accelerator.is_main_process else {}
+    def weights(self) -> Weights:
+        """Yield the student's state."""
+        if self._accelerator.is_main_process:
+            yield from self._student.state_dict().items()
 
     def moments(self) -> Moments:
         """Return the optimiser's state."""

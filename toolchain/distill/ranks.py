@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolchain.distill.context import Context
 
-__all__ = ["Beside", "beside", "gathered", "place", "summed"]
+__all__ = ["Beside", "beside", "gathered", "place", "summed", "whole_heads"]
 
 
 def place() -> tuple[int, int]:
@@ -58,6 +58,13 @@ def gathered(values: Tensor) -> Tensor:
     """
     found: Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]
     return found
+
+
+def whole_heads(values: Tensor) -> Tensor:
+    """Return queries, keys or values of all ranks' heads: features (B, N, D), or (B, N, H, K)."""
+    pieces = [torch.empty_like(values) for _ in range(place()[1])]
+    torch.distributed.all_gather(pieces, values.contiguous())
+    return torch.cat(pieces, dim=2)
 
 
 def summed(local: Mapping[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -381,13 +382,15 @@ class _Loop:
 
     def _store(self, path: Path, *, weights_only: bool = False) -> None:
         beside = self.kept if weights_only else self.modules
-        weights = {f"student.{name}": t for name, t in self.engine.weights().items()}
-        weights |= flat({name: module for name, module in beside.items() if name != "student"})
+        others = flat({name: module for name, module in beside.items() if name != "student"})
+        own = ((f"student.{name}", tensor) for name, tensor in self.engine.weights())
         moments = () if weights_only else self.engine.moments()
         if self.accelerator.is_main_process:
-            store(path, TrainingState() if weights_only else self.state, weights, moments)
+            state = TrainingState() if weights_only else self.state
+            count = len(others) + len(self.student.model.state_dict())
+            store(path, state, chain(own, others.items()), moments, tensors=count)
         else:
-            for _ in moments:
+            for _ in chain(own, moments):
                 """The main process takes them; all must give."""
 
     def _log(self, value: float, lr: float, raw: Mapping[str, float]) -> None:

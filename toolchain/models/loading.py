@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -67,8 +68,11 @@ def load_model(
     labels: Mapping[int, str] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    cut: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load a model for a task in fp32 (or `dtype`), evaluation mode.
+
+    `cut` are from_pretrained's settings for a model of which other processes have parts.
 
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
     Raises UsageError when the family has no head for the task.
@@ -76,7 +80,7 @@ def load_model(
     torch.manual_seed(seed)
     config = load_config(folder, task, labels=labels)
     model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True
+        folder, config=config, dtype=dtype, use_safetensors=True, **(cut or {})
     )
     model.eval()
     return model

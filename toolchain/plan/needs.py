@@ -63,11 +63,8 @@ def budgeted(plan: Plan) -> Budget:
     live = live_only([stage.parts for stage in plan.stages])
     asked = plan.recipe.placement
     hardest = max(jobs, key=lambda job: budget_of(job, Placed(), hardware).rank_bytes)
-    # All stages lie where the hardest one fits, and none may be refused there.
-    budget = resolve(hardest, asked, hardware, live=live)
-    for job in jobs:
-        resolve(job, asked, hardware, live=live)
-    return budget
+    others = [job for job in jobs if job is not hardest]
+    return resolve(hardest, asked, hardware, live=live, beside=others)
 
 
 def estimated(plan: Plan, budget: Budget) -> Estimate:

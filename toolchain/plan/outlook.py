@@ -17,7 +17,7 @@ from toolchain.models.checkpoint import described
 from toolchain.plan.student import default_method, student_spec
 from toolchain.plan.task import language_task
 from toolchain.plan.training import bound_to_all
-from toolchain.recipe import Recipe, StageTraining
+from toolchain.recipe import Placement, Recipe, StageTraining
 from toolchain.scale.budget import Job, Placed, budget_of
 from toolchain.scale.hardware import Hardware, parse_hardware
 from toolchain.scale.placing import Tried, cheapest, live_only, tried
@@ -119,14 +119,19 @@ def make_outlook(recipe: Recipe) -> Outlook:
         jobs.items(), key=lambda named: budget_of(named[1], Placed(), machine).rank_bytes
     )
     live = live_only([Parts(operators=composition.operators, surgery=composition.surgery)])
-    found = tried(job, recipe.placement, machine, live=live)
+    others = [own for own in jobs.values() if own is not job]
+
+    def cut_to(batch: int, asked: Placement) -> tuple[Tried, ...]:
+        first, *rest = (replace(own, batch=min(own.batch, batch)) for own in (job, *others))
+        return tried(first, asked, machine, live=live, beside=rest)
+
+    most = max(own.batch for own in jobs.values())
+    found = cut_to(most, recipe.placement)
     fitting = cheapest(found)
     open_ = recipe.placement.model_copy(update={"teacher": "auto", "student": "auto"})
-    way_out = None if fitting else cheapest(tried(job, open_, machine, live=live))
+    way_out = None if fitting else cheapest(cut_to(most, open_))
     halves = (job.batch >> n for n in range(1, job.batch.bit_length()))
-    smaller = (
-        b for b in halves if cheapest(tried(replace(job, batch=b), open_, machine, live=live))
-    )
+    smaller = (b for b in halves if cheapest(cut_to(b, open_)))
     return Outlook(
         job=job,
         method=composition.text,

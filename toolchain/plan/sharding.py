@@ -1,4 +1,4 @@
-"""Placements in pieces: what DeepSpeed needs of this machine, and what cannot be taken apart."""
+"""Placements in pieces: what they need of this machine, and what cannot be taken apart."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from toolchain.errors import UsageError
 from toolchain.plan.types import StagePlan
 from toolchain.recipe import Placement
 from toolchain.scale import processes
-from toolchain.scale.requirements import check_deepspeed
+from toolchain.scale.requirements import check_deepspeed, check_transformers
 
 __all__ = ["check_sharding"]
 
@@ -25,12 +25,9 @@ def check_sharding(placement: Placement, stages: Sequence[StagePlan]) -> None:
                 f"{processes.ranks()} processes",
                 "raise train.batch_size, or start fewer processes",
             )
-    if placement.teacher == "tensor_parallel":
-        raise UsageError(
-            "placement.teacher=tensor_parallel is not offered: processes read rows of their own, "
-            "and matrices cut over processes answer the same rows in all of them",
-            "use zero3, which owns as little per process",
-        )
+    cut = placement.teacher == "tensor_parallel" and processes.ranks() > 1
+    if cut:
+        check_transformers("placement.teacher=tensor_parallel")
     student, teacher = placement.student in _STUDENT, placement.teacher in _TEACHER
     for role, wanted, sharded in (
         ("student", placement.student, student),
@@ -39,7 +36,7 @@ def check_sharding(placement: Placement, stages: Sequence[StagePlan]) -> None:
         if sharded:
             check_deepspeed(f"placement.{role}={wanted}", cuda=hardware.has_cuda())
     for stage in stages:
-        if teacher:
+        if teacher or cut:
             _check_teacher(placement.teacher, stage)
         if placement.student == "zero3":
             _check_zero3_student(stage)
@@ -85,6 +82,6 @@ def _check_states(where: str, stage: StagePlan) -> None:
         if bound.term.extract.kind == "states":
             raise UsageError(
                 f"{where}: term {bound.name!r} reads the weights of a model's last layer, which "
-                "are there only while it runs",
+                "are whole only while it runs",
                 "use zero2 for the student and whole for the teacher, or another method",
             )

@@ -31,8 +31,9 @@ from toolchain.scale.activations import (
     spare_bytes,
 )
 from toolchain.scale.captured import captured_bytes, head_bytes, kept_per_token, learned_params
+from toolchain.scale.cuts import cut_params
 from toolchain.scale.hardware import Hardware
-from toolchain.spec import ModelSpec
+from toolchain.spec import LANGUAGE, ModelSpec
 
 __all__ = ["BUCKET", "MOMENTS", "Budget", "Job", "Placed", "Share", "bucket_of", "budget_of"]
 
@@ -56,8 +57,8 @@ _PROCESS = 380 << 20
 # The same with CUDA's libraries, and a context with kernels and workspaces on the GPU: what is
 # usual; no GPU was at hand to measure it.
 _PROCESS_WITH_GPU, _CONTEXT = 3 << 30, 1 << 30
-# A state is stored from a copy that safetensors copies twice: as bytes, and as one file's bytes.
-_STORED = 3
+# A state is stored tensor by tensor; one in pieces is gathered for that, and put together.
+_STORED, _STORED_PIECES = 1, 3
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def budget_of(job: Job, placed: Placed, hardware: Hardware) -> Budget:
         *_buffers(job, placed, hardware),
         *_process(job, hardware),
     )
-    if placed.teacher not in ("cached", "streamed"):
+    if placed.teacher not in ("cached", "streamed") or not job.teachers:
         return Budget(placed=placed, hardware=hardware, shares=shares)
     return Budget(
         placed=placed,
@@ -259,9 +260,9 @@ def _teachers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) ->
                 formula = f"{e} P_t / {N} + two blocks or the largest table"
                 found.append(Share(name=name, at=_always(size), formula=formula))
             case "tensor_parallel":
-                size = e * (spec.layers * spec.block_params() // N + spec.params())
-                size -= e * spec.layers * spec.block_params()
-                formula = f"{e} x blocks / {N} + {e} x tables and head"
+                cut = cut_params(spec)
+                size = e * (spec.params() - cut + -(-cut // N))
+                formula = f"{e} x {cut:,} cut / {N} + {e} x {spec.params() - cut:,} whole"
                 found.append(Share(name=name, at=_always(size), formula=formula))
             case "offload":
                 size = _live(spec, e)
@@ -317,7 +318,8 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     read = on_rank[1] if whole and len(job.terms) > 1 else 0
     learned = learned_params(job.terms)
     extra = sum(spec.params() for spec in job.extra)
-    stored = _STORED * (12 * (P + learned)) if whole else 0
+    copies = _STORED if whole else _STORED_PIECES
+    stored = copies * 4 * _largest(job.student)
     found += [
         Share(name="student weights", at=_always(on_rank[0]), formula=said[0]),
         Share(
@@ -335,7 +337,7 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
             name="stored state",
             where="host" if hardware.gpu else "rank",
             at=(0, 0, stored),
-            formula=f"{_STORED} x 12 (P_s + learned), on the first rank",
+            formula=f"{copies} x the largest tensor, one at a time",
         ),
         Share(
             name="stored state on disk",
@@ -363,13 +365,14 @@ def _passes(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> l
     casts = cast_bytes(student, kernels)
     captured = captured_bytes(job.terms, student, job.teachers, batch, tokens, kernels)
     here = placed.teacher not in ("streamed", "cached")
-    # Cut across matrices, ranks have no rows of their own: each passes the whole batch.
+    # Cut across matrices, ranks pass the rows of all and keep what they know of their own.
     rows = job.batch if placed.teacher == "tensor_parallel" else batch
     passing = max(
         (passing_bytes(spec, rows, tokens, kernels) for spec in job.teachers if here), default=0
     )
     if rows > batch:
-        captured = captured_bytes(job.terms, student, job.teachers, rows, tokens, kernels)
+        words = (spec.vocab for spec in job.teachers if spec.task in LANGUAGE)
+        passing = max(passing, kernels.element * rows * tokens * max(words, default=0))
     losses = max(
         stage_bytes(job.terms, batch, tokens),
         head_bytes(student, batch, tokens, kernels),

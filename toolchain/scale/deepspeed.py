@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from toolchain.distill.engine import Moments, sum_gradients
+from toolchain.distill.engine import Moments, Weights, sum_gradients
 from toolchain.distill.optimizer import groups_of
 from toolchain.distill.records import StageRun
 from toolchain.scale.budget import bucket_of
@@ -148,39 +148,31 @@ class ZeRO:
             self._engine.step()
             self._moved.clear()
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return the student's state; all ranks give their pieces."""
-        if self._stage < 3:
-            return self._student.state_dict() if self._main else {}
-        whole = dict(self._student.state_dict(keep_vars=True))
-        found: dict[int, Tensor] = {}
+    def weights(self) -> Weights:
+        """Yield the student's state, one tensor at a time; all ranks give their pieces."""
+        held = dict(self._student.state_dict(keep_vars=True))
         for name in self._names:
-            tensor = whole[name]
-            if isinstance(tensor, nn.Parameter):
-                if id(tensor) not in found:
-                    gathered = self._parameter(tensor)
-                    if self._main:
-                        found[id(tensor)] = gathered.cpu()
-                if self._main:
-                    whole[name] = found[id(tensor)]
-        return whole if self._main else {}
+            tensor = held[name]
+            if self._stage == 3 and isinstance(tensor, nn.Parameter):
+                # A tied one is gathered under each of its names.
+                tensor = self._parameter(tensor)
+            if self._main:
+                yield name, tensor
 
     def moments(self) -> Moments:
         """Yield whole moments, one parameter's at a time; all ranks give their pieces."""
-        made: dict[int, dict[str, Tensor]] = {}
-        if self._small is not None:
-            places = [p for group in self._small.param_groups for p in group["params"]]
-            made = {self._numbers[id(p)]: dict(self._small.state[p]) for p in places}
+        if self._small is not None and self._main:
+            for group in self._small.param_groups:
+                for parameter in group["params"]:
+                    yield self._numbers[id(parameter)], self._small.state[parameter]
         for number, parameter in enumerate(self._sharded):
-            state = self._stepper.state.get(self._shard(number))
-            if state:
-                index = self._numbers[id(parameter)]
-                made[index] = {
-                    key: value if value.ndim == 0 else self._gathered(value, parameter)
-                    for key, value in state.items()
-                }
-        if self._main:
-            yield from sorted(made.items())
+            state = self._stepper.state.get(self._shard(number), {})
+            whole = {
+                key: value if value.ndim == 0 else self._gathered(value, parameter)
+                for key, value in state.items()
+            }
+            if whole and self._main:
+                yield self._numbers[id(parameter)], whole
 
     def resume(self, moments: Moments) -> None:
         """Take this rank's cut of saved moments."""

@@ -1,11 +1,11 @@
 """Filling a cache: whatever gives captures of batches, written shard by shard.
 
 The writer takes any iterator of captures in the order of its batches: a model that is whole, or one
-that is streamed block by block over all of them at once. Rows that are there are not read again,
-equal rows are kept once, and a kill loses one shard.
+that is streamed block by block over a chunk of them. Rows that are there are not read again, equal
+rows are kept once, and a kill loses one shard, or one chunk.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,17 @@ from toolchain.scale.knowledge import Lengths
 from toolchain.scale.ledger import CacheFolder
 from toolchain.scale.shard import Packed, answers_of, keys_of
 from toolchain.scale.stream import StreamedModel
+from toolchain.spec import ModelSpec
 
 __all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_BYTES_GPU",
     "SHARD_BYTES",
     "SHARD_ROWS",
     "Missing",
     "Source",
     "at_once",
+    "chunk_tokens",
     "fill",
     "lengths_of",
     "missing_rows",
@@ -42,6 +46,10 @@ Source = Callable[[Iterable[Batch]], Iterator[Captures]]
 
 SHARD_BYTES, SHARD_ROWS = 32 << 20, 4096
 """A shard is finished at either: what a kill may cost, and what is held in memory meanwhile."""
+
+CHUNK_BYTES, CHUNK_BYTES_GPU = 1 << 30, 8 << 30
+"""States between two blocks of the rows that are streamed at once. All blocks are read once for
+them, so they must be many beside that; on a CPU these are hours of work for a large model."""
 
 
 def online(teacher: Readable, requests: frozenset[Request], *, bf16: bool) -> Source:
@@ -62,7 +70,7 @@ def online(teacher: Readable, requests: frozenset[Request], *, bf16: bool) -> So
 def at_once(
     teacher: StreamedModel, requests: frozenset[Request], *, bf16: bool, progress: Progress
 ) -> Source:
-    """Return a source that streams a teacher over all batches, its blocks read once."""
+    """Return a source that streams a teacher over the batches of a chunk, its blocks read once."""
 
     def captures(batches: Iterable[Batch]) -> Iterator[Captures]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,6 +81,15 @@ def at_once(
             opened.close()
 
     return captures
+
+
+def chunk_tokens(spec: ModelSpec, requests: frozenset[Request]) -> int:
+    """Return the tokens of a chunk: their states and what is captured of blocks fill it."""
+    widths = {"emb": spec.width, "hidden": spec.width, "q": spec.query_width}
+    widths |= {"k": spec.key_width, "v": spec.key_width}
+    features = spec.width + sum(widths.get(request.kind, 0) for request in requests)
+    size = CHUNK_BYTES_GPU if torch.cuda.is_available() else CHUNK_BYTES
+    return max(1, size // (4 * features))
 
 
 @dataclass(frozen=True)
@@ -112,30 +129,47 @@ def fill(
     *,
     batch_size: int,
     progress: Progress,
+    at_once: int | None = None,
 ) -> None:
     """Read what is missing and write it; the folder must be held for writing.
 
-    Raises ResourceError when the disk is full: finished shards stay.
+    The source is asked for rows of `at_once` tokens at a time, and they are written before it is
+    asked again; None asks for all. Raises ResourceError when the disk is full: finished shards
+    stay.
     """
     numbers, lengths, answers = missing.numbers, rows.lengths, answers_of(rows)
     batches = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
     keeps = folder.identity().keeps
     packed, done = Packed(keeps), 0
-    captured = source(collate(rows, chosen) for chosen in batches)
-    for chosen, captures in zip(batches, captured, strict=True):
-        _keep_decoder(folder, captures.decoder)
-        packed.take(
-            captures,
-            [missing.names[i] for i in chosen],
-            lengths[list(chosen)].tolist(),
-            answers[list(chosen)].tolist(),
-        )
-        done += len(chosen)
-        full = packed.bytes >= SHARD_BYTES or packed.rows >= SHARD_ROWS
-        if full or done == len(numbers):
-            folder.add(packed.written(), rows=packed.rows, tokens=packed.tokens)
-            packed = Packed(keeps)
-        progress.advance("cache", done, len(numbers))
+    for chunk in _chunks(batches, [int(lengths[list(b)].sum()) for b in batches], at_once):
+        captured = source(collate(rows, chosen) for chosen in chunk)
+        for number, (chosen, captures) in enumerate(zip(chunk, captured, strict=True), 1):
+            _keep_decoder(folder, captures.decoder)
+            packed.take(
+                captures,
+                [missing.names[i] for i in chosen],
+                lengths[list(chosen)].tolist(),
+                answers[list(chosen)].tolist(),
+            )
+            done += len(chosen)
+            full = packed.bytes >= SHARD_BYTES or packed.rows >= SHARD_ROWS
+            if full or number == len(chunk):
+                folder.add(packed.written(), rows=packed.rows, tokens=packed.tokens)
+                packed = Packed(keeps)
+            progress.advance("cache", done, len(numbers))
+
+
+def _chunks(
+    batches: Sequence[tuple[int, ...]], tokens: Sequence[int], most: int | None
+) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Yield batches that go together, up to `most` tokens, or one batch of more."""
+    first, size = 0, 0
+    for number, count in enumerate(tokens):
+        if most is not None and size and size + count > most:
+            yield batches[first:number]
+            first, size = number, 0
+        size += count
+    yield batches[first:]
 
 
 def _keep_decoder(folder: CacheFolder, decoder: Decoder | None) -> None:

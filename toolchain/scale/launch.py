@@ -5,6 +5,8 @@ the processes in the environment. The first one, "main", says what happens and w
 """
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +22,8 @@ __all__ = ["joined", "main_first", "meet", "part", "told"]
 _STEP = timedelta(minutes=30)
 # The others wait for steps that the main process does alone.
 _ALONE = timedelta(days=30)
+# The first process may still be importing its libraries while another looks for it.
+_REACH_S = 40.0
 # How torch, gloo and NCCL say that a peer has gone.
 _GONE = (
     "closed by peer",
@@ -39,11 +43,12 @@ _waiting: list[Any] = []
 def joined() -> Iterator[None]:
     """Meet the other processes, if there are any, and part from them at the end.
 
-    Raises StepError when one of them ends before.
+    Raises StepError when one of them ends before, or the first cannot be reached.
     """
     if ranks() == 1:
         yield
         return
+    _reach_the_first()
     import torch
 
     # torch's own launcher counts the processes of a machine, others leave it out.
@@ -65,6 +70,28 @@ def joined() -> Iterator[None]:
             "its own message says why; start the same command again to go on from the last "
             "checkpoint",
         ) from error
+
+
+def _reach_the_first() -> None:
+    """Raise StepError unless the address where processes meet answers within a minute."""
+    if is_main():
+        return
+    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    given_up = time.monotonic() + _REACH_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() < given_up:
+                time.sleep(0.5)
+                continue
+            raise StepError(
+                f"process {rank()} of {ranks()} cannot reach the first one at {host}:{port}: "
+                f"{error.strerror or error}",
+                "check the address given to the launcher, that the first process runs there, and "
+                "that no firewall closes the port",
+            ) from error
 
 
 def part() -> None:

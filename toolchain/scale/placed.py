@@ -6,6 +6,7 @@ from pathlib import Path
 from toolchain.distill.engine import Holding, Whole
 from toolchain.distill.teachers import Readable
 from toolchain.models.family import Family
+from toolchain.scale import processes
 from toolchain.spec import ModelSpec
 
 __all__ = ["holding_of", "sharded_teacher"]
@@ -44,5 +45,9 @@ def sharded_teacher(
                 labels=labels,
                 seed=seed,
             )
+        case "tensor_parallel" if processes.ranks() > 1:
+            from toolchain.scale.cut import CutModel
+
+            return CutModel(folder=folder, family=family, spec=spec, labels=labels, seed=seed)
         case _:
             return None

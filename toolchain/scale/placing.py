@@ -14,14 +14,13 @@ from toolchain.distill.records import Parts
 from toolchain.errors import ResourceError, UsageError
 from toolchain.recipe import Placement
 from toolchain.scale.budget import Budget, Job, Placed, StudentPlace, TeacherPlace, budget_of
+from toolchain.scale.cuts import why_not_cut
 from toolchain.scale.hardware import Hardware
 
 __all__ = ["Tried", "cheapest", "live_only", "resolve", "tried"]
 
 _TEACHERS: tuple[TeacherPlace, ...] = ("whole", "zero3", "tensor_parallel", "offload", "cached")
 _STUDENTS: tuple[StudentPlace, ...] = ("whole", "zero1", "zero2", "zero3", "offload")
-# What a run of this version can do by itself; the rest is planned for.
-_READY = frozenset({"whole", "zero3", "offload", "cached", "streamed"})
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,31 @@ def tried(
     *,
     live: str | None = None,
     strict: bool = True,
+    beside: Sequence[Job] = (),
 ) -> tuple[Tried, ...]:
     """Return every placement that `asked` leaves open, cheapest first, each with its budget.
 
-    Unless `strict`, what is asked for by name is not refused for being pointless.
+    Jobs `beside` this one lie where it lies: a placement must fit all of them, and its budget is
+    that of the one that needs most there. Unless `strict`, what is asked for by name is not refused
+    for being pointless.
     """
+    jobs = (job, *beside)
     teachers = _TEACHERS if asked.teacher == "auto" else (asked.teacher,)
     students = _STUDENTS if asked.student == "auto" else (asked.student,)
-    if not job.teachers:
+    if not any(one.teachers for one in jobs):
         teachers = ("whole",)
     pairs = [Placed(teacher, student) for teacher in teachers for student in students]
     pairs.sort(key=lambda p: (_rank(p), _TEACHERS.index(_made(p))))
     found = []
     for placed in pairs:
         reason = _refused(placed, hardware, live, None if strict else asked)
+        reason = reason or _uncuttable(jobs, placed, hardware)
         if reason:
             found.append(Tried(placed, None, reason))
             continue
-        budget = budget_of(job, placed, hardware)
+        budgets = [budget_of(one, placed, hardware) for one in jobs]
+        lacking = [budget for budget in budgets if budget.why_not()]
+        budget = max(lacking or budgets, key=lambda one: one.rank_bytes)
         found.append(Tried(placed, budget, budget.why_not()))
     return tuple(found)
 
@@ -78,28 +84,28 @@ def cheapest(found: Sequence[Tried]) -> Tried | None:
     return next((one for one in found if one.refused is None), None)
 
 
-def resolve(job: Job, asked: Placement, hardware: Hardware, *, live: str | None = None) -> Budget:
-    """Return the budget of the placement a run takes, the cheapest it can do.
+def resolve(
+    job: Job,
+    asked: Placement,
+    hardware: Hardware,
+    *,
+    live: str | None = None,
+    beside: Sequence[Job] = (),
+) -> Budget:
+    """Return the budget of the placement a run takes, the cheapest that fits all its jobs.
 
     Raises ResourceError when none fits, naming the cheapest that would; UsageError for one that
-    makes no sense here, or that this version plans but does not run.
+    makes no sense here.
     """
-    found = tried(job, asked, hardware, live=live, strict=False)
-    ready = [one for one in found if _is_ready(one.placed)]
-    chosen = cheapest(ready)
+    found = tried(job, asked, hardware, live=live, strict=False, beside=beside)
+    chosen = cheapest(found)
     if chosen is not None and chosen.budget is not None:
         return chosen.budget
-    if not ready:
-        placed = found[0].placed
-        raise UsageError(
-            f"placement: {placed} is planned for, but not run by this version",
-            "see what it would need with toolchain plan; leave placement out to run on one process",
-        )
-    first = ready[0]
+    first = found[0]
     if first.budget is None:
         raise UsageError(f"placement: {first.placed}: {first.refused}", "leave placement to auto")
     open_ = Placement(hardware=asked.hardware)
-    out = cheapest(tried(job, open_, hardware, live=live))
+    out = cheapest(tried(job, open_, hardware, live=live, beside=beside))
     way = (
         f"the cheapest placement that fits: {out.placed} (toolchain plan says what it needs); "
         if out
@@ -120,8 +126,12 @@ def _made(placed: Placed) -> TeacherPlace:
     return "cached" if placed.teacher == "streamed" else placed.teacher
 
 
-def _is_ready(placed: Placed) -> bool:
-    return placed.teacher in _READY
+def _uncuttable(jobs: Sequence[Job], placed: Placed, hardware: Hardware) -> str | None:
+    if placed.teacher != "tensor_parallel" or hardware.ranks == 1:
+        return None
+    reasons = (why_not_cut(spec, hardware.ranks) for job in jobs for spec in job.teachers)
+    reason = next((reason for reason in reasons if reason), None)
+    return f"the teacher's matrices cannot be cut: {reason}" if reason else None
 
 
 def _refused(

@@ -1,22 +1,26 @@
-"""What DeepSpeed needs before it can start: itself, a compiler, no lock that nobody holds.
+"""What placements in pieces need before they can start.
 
-Imports neither torch nor DeepSpeed: plans ask.
+DeepSpeed: itself, a compiler, no lock that nobody holds. Tensor parallelism: a transformers that
+cuts models while it reads them. Imports neither torch nor any of them: plans ask.
 """
 
 import importlib.util
 import os
 import shutil
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
 from toolchain.errors import UsageError
 
-__all__ = ["check_deepspeed", "extensions_folder", "stale_locks"]
+__all__ = ["check_deepspeed", "check_transformers", "extensions_folder", "stale_locks"]
 
 # A build has a process at work in its folder, but for moments at its beginning and its end.
 _STALE_S = 60.0
+# Earlier ones cut other modules under other settings; tested with this one.
+_CUTS = (5, 23)
 
 
 def check_deepspeed(wanted: str, *, cuda: bool) -> None:
@@ -37,6 +41,16 @@ def check_deepspeed(wanted: str, *, cuda: bool) -> None:
         raise UsageError(
             f"{lock}: left behind by a build that was killed; DeepSpeed would wait for it forever",
             "remove this file",
+        )
+
+
+def check_transformers(wanted: str) -> None:
+    """Refuse what `wanted` (a setting) asks for where transformers cannot. Raises UsageError."""
+    found = version("transformers")
+    if tuple(map(int, found.split(".")[:2])) < _CUTS:
+        least = ".".join(map(str, _CUTS))
+        raise UsageError(
+            f"{wanted} needs transformers {least} or newer, found {found}", "use zero3, or whole"
         )
 
 

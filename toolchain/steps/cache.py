@@ -15,14 +15,22 @@ import torch
 from toolchain import hardware
 from toolchain.data.batching import Rows
 from toolchain.data.sources import TaskData
-from toolchain.distill.extract import attn_scores
+from toolchain.distill.extract import Request, attn_scores
 from toolchain.distill.teachers import TrainingModel
 from toolchain.errors import ResourceError, UsageError
 from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.plan import Plan
 from toolchain.plan.cached import identity_of, wanted_by
 from toolchain.progress import Progress
-from toolchain.scale.filling import Source, at_once, fill, lengths_of, missing_rows, online
+from toolchain.scale.filling import (
+    Source,
+    at_once,
+    chunk_tokens,
+    fill,
+    lengths_of,
+    missing_rows,
+    online,
+)
 from toolchain.scale.knowledge import TOP_K, Keep, Lengths, Wanted, keeps_of
 from toolchain.scale.ledger import CacheFolder, teacher_folder
 from toolchain.scale.stream import streamed
@@ -98,7 +106,15 @@ def _filled(
                 continue
             _announce(plan, number, keeps, lengths_of(own, missing.numbers), folder, progress)
             source = source or _source(plan, number, wanted, folder.root, progress)
-            fill(folder, own, missing, source, batch_size=_batch(plan), progress=progress)
+            fill(
+                folder,
+                own,
+                missing,
+                source,
+                batch_size=_batch(plan),
+                progress=progress,
+                at_once=_chunk(plan, number, wanted),
+            )
             added += len(missing.numbers)
         shards = folder.shards()
     return Filled(
@@ -157,8 +173,7 @@ def _keeps(
 def _source(plan: Plan, number: int, wanted: Wanted, work: Path, progress: Progress) -> Source:
     """Return what gives the captures of a teacher: the one place that knows where it runs."""
     checkpoint, spec = plan.checkpoints[number - 1], plan.teacher_specs[number - 1]
-    scored = {r for layer in wanted.scored for r in attn_scores.requests(layer)}
-    requests = wanted.requests | scored
+    requests = _requests(wanted)
     if plan.streams:
         return at_once(
             streamed(checkpoint, spec.task, work=work), requests, bf16=plan.bf16, progress=progress
@@ -167,6 +182,17 @@ def _source(plan: Plan, number: int, wanted: Wanted, work: Path, progress: Progr
     model = load_model(checkpoint.root, spec.task, labels=labels, seed=plan.recipe.seed)
     teacher = TrainingModel(model=model, family=checkpoint.family, spec=spec)
     return online(teacher, requests, bf16=plan.bf16)
+
+
+def _requests(wanted: Wanted) -> frozenset[Request]:
+    return wanted.requests | {r for at in wanted.scored for r in attn_scores.requests(at)}
+
+
+def _chunk(plan: Plan, number: int, wanted: Wanted) -> int | None:
+    """Return the tokens a teacher is streamed over at once; None for one that is not streamed."""
+    if not plan.streams:
+        return None
+    return chunk_tokens(plan.teacher_specs[number - 1], _requests(wanted))
 
 
 def _announce(

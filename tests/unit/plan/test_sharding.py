@@ -88,9 +88,47 @@ def test_a_lock_that_nobody_holds_is_named_and_a_young_one_is_waited_for(
         builder.kill()
 
 
-def test_tensor_parallelism_is_refused(teacher_folder: Path, task_folder: Path) -> None:
-    message = refused(teacher_folder, task_folder, "placement.teacher=tensor_parallel")
-    assert "use zero3" in message
+@pytest.mark.parametrize("placement", ["student=nvme", "teacher=nvme"])
+def test_nvme_is_refused_with_the_reason_and_what_to_use(
+    teacher_folder: Path, task_folder: Path, placement: str
+) -> None:
+    message = refused(teacher_folder, task_folder, f"placement.{placement}")
+    assert "gave other losses on two processes than on one" in message
+    assert "use offload (host memory) or zero3" in message
+
+
+CUT = "placement.teacher=tensor_parallel"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "method", "said"),
+    [
+        ("3", "kd", "it has 4 heads, and there are 3 processes"),
+        ("2", "theseus", "takes modules of the teacher"),
+        ("2", "dskd", "weights of a model's last layer"),
+    ],
+)
+def test_a_teacher_that_cannot_be_cut_is_refused(
+    teacher_folder: Path,
+    task_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: str,
+    method: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert said in refused(teacher_folder, task_folder, f"method={method}", CUT)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    plan = planned(teacher_folder, task_folder, "method=minilm_v2", CUT)
+    assert plan.placement.teacher == "tensor_parallel"
+
+
+def test_an_old_transformers_cannot_cut(
+    teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("toolchain.scale.requirements.version", lambda _: "5.17.0")
+    assert "found 5.17.0" in refused(teacher_folder, task_folder, CUT)
 
 
 def test_a_batch_must_have_a_row_for_every_process(
@@ -101,7 +139,7 @@ def test_a_batch_must_have_a_row_for_every_process(
     assert "batches of 4 rows for 8 processes" in message
 
 
-@pytest.mark.parametrize("placement", ["student=nvme", "teacher=zero1", "student=fp16"])
+@pytest.mark.parametrize("placement", ["teacher=zero1", "student=fp16"])
 def test_placements_that_are_not_offered_are_unknown(
     teacher_folder: Path, task_folder: Path, placement: str
 ) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 import pytest
+from transformers import AutoConfig
 
 from toolchain.distill.compose import compose
 from toolchain.distill.operators import Interchange
@@ -14,6 +15,7 @@ from toolchain.models.family import family_of
 from toolchain.recipe import Placement
 from toolchain.scale.budget import Budget, Job, Placed, budget_of
 from toolchain.scale.captured import learned_params
+from toolchain.scale.cuts import cut_params, why_not_cut
 from toolchain.scale.hardware import Hardware
 from toolchain.scale.placing import cheapest, live_only, resolve, tried
 from toolchain.spec import ModelSpec
@@ -31,6 +33,11 @@ def llama(layers: int, width: int) -> ModelSpec:
 
 
 TEACHER, STUDENT = llama(24, 1024), llama(6, 512)
+
+
+def bare(model_type: str) -> ModelSpec:
+    """Return the usual shape of a family."""
+    return family_of(model_type).spec(AutoConfig.for_model(model_type).to_dict())
 
 
 def job(method: str = "kd", stage: str = "pred", **changes: object) -> Job:
@@ -109,9 +116,14 @@ def test_a_cached_teacher_takes_disk_and_no_memory() -> None:
 def test_a_batch_is_divided_among_ranks() -> None:
     one, two = (budget_of(job(), Placed(), gpus(n, 1e12)) for n in (1, 2))
     assert share(one, "activations") == 2 * share(two, "activations")
-    cut = budget_of(job(), Placed(teacher="tensor_parallel"), gpus(2, 1e12))
-    # Each rank of a teacher cut across its matrices passes the whole batch.
-    assert share(cut, "captured knowledge") > share(two, "captured knowledge")
+    wide = job(student=llama(1, 64))
+    cut, own = (
+        budget_of(wide, Placed(teacher=place), gpus(2, 1e12))
+        for place in ("tensor_parallel", "zero3")  # type: ignore[arg-type]
+    )
+    # Each rank of a teacher cut across its matrices passes the rows of all, and keeps its own.
+    assert share(cut, "teacher's pass") > share(own, "teacher's pass")
+    assert share(cut, "captured knowledge") == share(own, "captured knowledge")
 
 
 def test_projections_shared_by_a_group_count_once() -> None:
@@ -195,9 +207,62 @@ def test_a_run_is_refused_with_the_placement_that_would_do() -> None:
     assert "no placement fits" in hopeless.value.hint
 
 
-def test_a_run_refuses_what_is_only_planned_for() -> None:
-    with pytest.raises(UsageError, match="planned for, but not run"):
-        resolve(job(), Placement(teacher="tensor_parallel"), gpus(2, 1e12))
+def test_a_placement_must_fit_every_stage_not_the_hardest_alone() -> None:
+    teaching = job(batch=2, tokens=16)
+    # Without a teacher, and with more activations than all but the teacher of the other.
+    alone = job(teachers=(), terms=(), batch=2, tokens=512)
+    whole, streamed = Placed(), Placed(teacher="cached")
+    machine = gpus(2, 1e12)
+
+    def need(one: Job, placed: Placed) -> int:
+        return budget_of(one, placed, machine).rank_bytes
+
+    assert need(alone, whole) < need(teaching, whole)
+    assert need(alone, streamed) > need(teaching, streamed)
+    room = gpus(2, need(alone, whole) - 1)
+    by_itself = resolve(teaching, Placement(student="whole"), room)
+    assert by_itself.placed.teacher != "whole"
+    assert budget_of(alone, by_itself.placed, room).why_not()
+    with pytest.raises(ResourceError, match="cheapest placement that fits"):
+        resolve(teaching, Placement(student="whole"), room, beside=(alone,))
+    together = resolve(teaching, Placement(), room, beside=(alone,))
+    assert together.placed.student != "whole"
+    assert all(not budget_of(one, together.placed, room).why_not() for one in (teaching, alone))
+
+
+def test_a_teacher_cut_over_ranks_holds_its_part_of_what_is_cut() -> None:
+    bert = family_of("bert").spec(
+        {
+            "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50,
+            "intermediate_size": 32, "max_position_embeddings": 16, "type_vocab_size": 2,
+        },
+        task="classify",
+        num_labels=2,
+    )  # fmt: skip
+    # By hand: projections with biases, what is summed without its bias, the first layer with it.
+    assert cut_params(bert) == 3 * (3 * (8 * 8 + 8) + 8 * 8 + (8 * 32 + 32) + 32 * 8)
+    # A decoder's norms alone are whole: two a block and one behind the last.
+    assert TEACHER.params() - cut_params(TEACHER) == (2 * 24 + 1) * 1024
+    budget = budget_of(job(), Placed(teacher="tensor_parallel"), gpus(4, 1e12))
+    cut = cut_params(TEACHER)
+    assert share(budget, "teacher weights") == 2 * (TEACHER.params() - cut + cut // 4)
+
+
+def test_a_teacher_that_cannot_be_cut_is_none_for_that_placement() -> None:
+    asked = Placement(teacher="tensor_parallel")
+    odd = dataclasses.replace(TEACHER, heads=6, kv_heads=3, head_width=128)
+    with pytest.raises(UsageError, match="it has 3 heads of keys and values, and there are 2"):
+        resolve(job(teachers=(odd,)), asked, gpus(2, 1e12))
+    assert resolve(job(teachers=(odd,)), asked, gpus(3, 1e12)).placed.teacher == "tensor_parallel"
+    gpt2 = family_of("gpt2").spec(
+        {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16},
+        task="causal_lm",
+    )
+    mpnet = dataclasses.replace(bare("mpnet"), task="mask_lm")
+    deberta = dataclasses.replace(bare("deberta-v2"), task="mask_lm")
+    for spec in (gpt2, mpnet, deberta, bare("mobilebert")):
+        assert why_not_cut(spec, 2), spec.family
+    assert all(why_not_cut(bare(name), 2) is None for name in ("bert", "roberta", "electra"))
 
 
 def test_pieces_that_are_asked_for_by_name_are_made_of_one_rank_too() -> None:

@@ -17,6 +17,7 @@ import torch
 from tests.conftest import make_teacher
 from tests.unit.scale.lab import cached, filled, plan_of, rows_of, small_task
 from toolchain.data.batching import collate
+from toolchain.distill.extract import Request
 from toolchain.errors import IntegrityError, ResourceError, StepError, UsageError
 from toolchain.scale import filling
 from toolchain.scale.cached import CachedModel, check_holds
@@ -84,11 +85,34 @@ filled(plan_of(teacher, task, "kd", train={"precision": "fp32", "batch_size": 4}
 """
 
 
-def start(teacher: Path, task: Path, out: Path) -> subprocess.Popen:
-    """Start a process that fills three shards and then stands still with the folder in hand."""
+CHUNKED = """
+import sys, time
+from pathlib import Path
+from tests.unit.scale.lab import filled, plan_of
+from toolchain.scale import filling, stream
+# About a batch or two; a shard would hold more than all rows.
+filling.CHUNK_BYTES = 4 * 32 * 60
+passes = stream.StreamedTeacher.captures_of
+def counted(self, batches, **more):
+    counted.passes += 1
+    for number, one in enumerate(passes(self, batches, **more)):
+        if counted.passes == 3 and number == 0:
+            print("three", flush=True)
+            time.sleep(600)
+        yield one
+counted.passes = 0
+stream.StreamedTeacher.captures_of = counted
+teacher, task, out = map(Path, sys.argv[1:])
+streams = {"train": {"precision": "fp32", "batch_size": 4}, "placement": {"teacher": "streamed"}}
+filled(plan_of(teacher, task, "kd", **streams), out)
+"""
+
+
+def start(teacher: Path, task: Path, out: Path, code: str = KILLED) -> subprocess.Popen:
+    """Start a process that fills a part and then stands still with the folder in hand."""
     root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(teacher), str(task), str(out)],
+        [sys.executable, "-c", code, str(teacher), str(task), str(out)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=root,
@@ -125,6 +149,40 @@ def test_a_killed_filling_goes_on_and_a_second_process_is_refused_meanwhile(
     assert done.added == 12
     assert {n: half.root.joinpath(n).stat().st_mtime_ns for n in stamps} == stamps
     assert contents(half) == contents(folder)
+
+
+def test_a_kill_of_a_streamed_filling_costs_one_chunk(
+    teacher_folder: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "SHARD_BYTES", 1 << 30)
+    plan = plan_of(teacher_folder, task, "kd", **FEW, placement={"teacher": "streamed"})
+    (at_once,) = filled(plan, tmp_path / "at once")
+    assert len(CacheFolder(at_once.folder).shards()) == 1
+    out = tmp_path / "killed"
+    process = start(teacher_folder, task, out, CHUNKED)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    folder = CacheFolder(out / "teacher")
+    finished = contents(folder)
+    # Two chunks are there; of the third, nothing.
+    assert len(finished) == 2
+    before = sum(shard.rows for shard in folder.shards())
+    assert 0 < before < at_once.rows
+    (done,) = filled(plan, out)
+    assert done.added == at_once.rows - before
+    assert finished.items() < contents(folder).items()
+    rows, _ = rows_of(plan, teacher_folder)
+    batch = collate(rows, list(range(len(rows))))
+    one, other = (
+        CachedModel(folder=found.folder, spec=plan.teacher_specs[0])
+        .open(frozenset({Request("logits")}), device=CPU, bf16=False)
+        .captures(batch, {})
+        .tensor(Request("logits"))
+        for found in (at_once, done)
+    )
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_rows_that_are_new_are_added_and_others_found_in_any_order(

@@ -90,17 +90,21 @@ def whole(
 
 
 def assert_same(
-    ours: Captures, theirs: Captures, requests: frozenset[Request], scores: bool
+    ours: Captures,
+    theirs: Captures,
+    requests: frozenset[Request],
+    scores: bool,
+    within: float = 1e-6,
 ) -> None:
     assert set(ours.tensors) == requests
     for request in requests:
         assert ours.tensors[request].dtype == theirs.tensors[request].dtype
         torch.testing.assert_close(
-            ours.tensor(request), theirs.tensor(request), rtol=1e-6, atol=1e-6
+            ours.tensor(request), theirs.tensor(request), rtol=within, atol=within
         )
     for layer in range(1, 5) if scores else ():
         ours_BHNN, theirs_BHNN = (c.get(extract.attn_scores, layer) for c in (ours, theirs))
-        torch.testing.assert_close(ours_BHNN, theirs_BHNN, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours_BHNN, theirs_BHNN, rtol=within, atol=within)
     if theirs.decoder:
         assert ours.decoder is not None
         assert torch.equal(ours.decoder.weight_VD, theirs.decoder.weight_VD)

@@ -1,0 +1,79 @@
+"""One rank that reads teachers cut over ranks, beside the same teachers whole on its own rows."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+
+from tests.unit.models import zoo
+from tests.unit.scale.test_stream import assert_same, requests_of
+from toolchain.data.batching import Batch
+from toolchain.distill.extract import Request
+from toolchain.distill.teachers import OnlineTeacher, TrainingModel
+from toolchain.models.checkpoint import inspect
+from toolchain.models.loading import load_model
+from toolchain.scale.cut import CutModel
+from toolchain.spec import Task
+
+CPU = torch.device("cpu")
+FAMILIES: list[tuple[str, Task]] = [
+    ("bert", "classify"), ("bert", "mask_lm"), ("roberta", "classify"), ("distilbert", "tag"),
+    ("electra", "classify"), ("llama", "classify"), ("llama", "causal_lm"),
+    ("llama tied", "causal_lm"), ("mistral", "tag"), ("qwen2", "classify"), ("qwen3", "causal_lm"),
+]  # fmt: skip
+
+
+def batch(name: str, task: Task, rank: int) -> Batch:
+    # Ranks' batches differ in rows and in tokens.
+    inputs = zoo.batch(name, 3 + rank, 6 + 3 * rank)
+    labels = torch.ones(3 + rank, dtype=torch.long)
+    if task in ("tag", "mask_lm", "causal_lm"):
+        labels = torch.where(inputs["attention_mask"] > 0, 1, -100)
+    return Batch(inputs, labels, tuple(range(3 + rank)))
+
+
+def compare(root: Path, name: str, task: Task, rank: int) -> dict[str, object]:
+    found = inspect(root / f"{name}-{task}".replace(" ", "-"))
+    requests = frozenset(r for r in requests_of(name, task) if r.kind != "states")
+    patches = {} if task == "mask_lm" else {Request("hidden", 2): lambda x: 0.5 * x}
+    here, numbers = batch(name, task, rank), {}
+    for bf16 in (False, True):
+        model = load_model(found.root, task)
+        whole = TrainingModel(model=model, family=found.family, spec=found.spec)
+        cut = CutModel(folder=found.root, family=found.family, spec=found.spec)
+        ours = cut.open(requests, device=CPU, bf16=bf16)
+        theirs = OnlineTeacher(whole, requests, device=CPU, bf16=bf16)
+        for patch in ({}, patches):
+            one, other = ours.captures(here, patch), theirs.captures(here, patch)
+            if not bf16:
+                assert_same(one, other, requests, scores=True, within=1e-4)
+                continue
+            for request in requests:
+                # Sums over ranks are rounded to bf16, and so are the weights of norms.
+                a, b = (x.tensor(request).flatten() for x in (one, other))
+                assert torch.cosine_similarity(a, b, dim=0) > 0.98, (name, request)
+        ours.close()
+        theirs.close()
+        if not bf16:
+            held = cut.held[False].parameters()
+            parts = [p.to_local() if isinstance(p, DTensor) else p for p in held]
+            numbers = {"owned": sum(p.numel() for p in parts)}
+    return numbers
+
+
+def main(root: str, out: str) -> None:
+    torch.set_num_threads(1)
+    Accelerator(cpu=True)
+    rank = int(os.environ["RANK"])
+    counted = {f"{n} {t}": compare(Path(root), n, t, rank) for n, t in FAMILIES}
+    Path(f"{out}.{rank}").write_text(json.dumps(counted))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,136 @@
+"""Teachers whose matrices are cut over processes (tensor parallelism), through transformers.
+
+Every rank computes with its heads and its columns, so all of them must pass the same rows: the
+ranks' batches are gathered, the teacher runs once on all of them, and each rank keeps what is its
+own. Hidden states and predictions are whole in every rank; queries, keys and values are gathered
+over heads.
+
+Shape letters: B batch, N tokens.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.distributed.configuration_utils import DistributedConfig
+
+from toolchain.data.batching import Batch, Rows
+from toolchain.distill.capture import Captures, Recorder
+from toolchain.distill.extract import Request
+from toolchain.distill.operators.operator import Patches
+from toolchain.distill.positions import positions_of
+from toolchain.distill.ranks import gathered, place, whole_heads
+from toolchain.distill.teachers import Teacher
+from toolchain.models.family import Family
+from toolchain.models.loading import load_model
+from toolchain.scale.cuts import cutting_plan
+from toolchain.spec import ModelSpec
+
+__all__ = ["CutModel", "CutTeacher"]
+
+
+@dataclass(kw_only=True)
+class CutModel:
+    """A teacher in a folder, of which every rank reads its part when it is first opened.
+
+    `labels` names the classes of a head that the folder lacks.
+    """
+
+    folder: Path
+    family: Family
+    spec: ModelSpec
+    labels: Mapping[int, str] | None = None
+    seed: int = 0
+    rows: Rows | None = None
+    held: dict[bool, PreTrainedModel] = field(default_factory=dict)
+
+    def reading(self, rows: Rows | None) -> "CutModel":
+        """Return it with rows of its own; the weights are the same."""
+        return replace(self, rows=rows)
+
+    def open(
+        self,
+        requests: frozenset[Request],
+        *,
+        device: torch.device,  # noqa: ARG002 - transformers puts each rank's part on its own
+        bf16: bool,
+    ) -> Teacher:
+        """Return it as a teacher that runs beside the student."""
+        if bf16 not in self.held:
+            self.held[bf16] = self._loaded(bf16)
+        return CutTeacher(self, self.held[bf16], requests, bf16=bf16)
+
+    def _loaded(self, bf16: bool) -> PreTrainedModel:
+        plan = cutting_plan(self.family)
+        cut = {"distributed_config": DistributedConfig(tp_size=place()[1], tp_plan=plan)}
+        model = load_model(
+            self.folder,
+            self.spec.task,
+            labels=self.labels,
+            seed=self.seed,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            cut=cut,
+        )
+        model.requires_grad_(False)
+        return model
+
+
+class CutTeacher:
+    """Runs the cut model on the rows of all ranks: evaluation mode, no gradient, no dropout.
+
+    All ranks ask it at the same time, as often and with patches of the same tensors.
+    """
+
+    def __init__(
+        self, teacher: CutModel, model: PreTrainedModel, requests: Iterable[Request], *, bf16: bool
+    ) -> None:
+        self.spec, self.rows = teacher.spec, teacher.rows
+        self._model, self._bf16 = model, bf16
+        self._own = (slice(0), slice(0))
+        self._recorder = Recorder(model, teacher.family, teacher.spec, requests, self._kept)
+        self._recorder.__enter__()
+
+    def captures(self, batch: Batch, patches: Patches) -> Captures:
+        """Return what the model knows of this rank's batch."""
+        mask_BN = batch.mask_BN
+        counts = gathered(mask_BN.new_tensor([mask_BN.shape[0]])).tolist()
+        first = sum(counts[: place()[0]])
+        self._own = (slice(first, first + mask_BN.shape[0]), slice(mask_BN.shape[1]))
+        padding = self._model.config.pad_token_id or 0
+        inputs = {
+            # Some models count positions, or look for the last token, by what is padding.
+            name: gathered(ids - padding) + padding if name == "input_ids" else gathered(ids)
+            for name, ids in batch.inputs.items()
+        }
+        among_all = {request: self._among_all(patch) for request, patch in patches.items()}
+        autocast = torch.autocast(mask_BN.device.type, torch.bfloat16, enabled=self._bf16)
+        with torch.no_grad(), autocast, self._recorder.patched(among_all):
+            logits = self._kept(Request("logits"), self._model(**inputs).logits)
+        rows = positions_of(self.spec.task, batch.labels)
+        return self._recorder.take(rows.rows(logits), rows.rows)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._recorder.__exit__(None, None, None)
+
+    def _kept(self, request: Request | None, tensor: Tensor) -> Tensor:
+        """Return this rank's rows, of all heads."""
+        rows, tokens = self._own
+        if request is None:
+            # One row of cosines and sines may stand for all.
+            return tensor[rows if len(tensor) > 1 else slice(None), tokens]
+        if request.kind in ("q", "k", "v"):
+            tensor = whole_heads(tensor)
+        # A copy: the rows of all ranks are not kept behind a part of them.
+        return (tensor[rows, tokens] if tensor.ndim > 2 else tensor[rows]).clone()
+
+    def _among_all(self, patch: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a patch that replaces the rows of all ranks, each rank's by its own."""
+
+        def patched(state_BND: Tensor) -> Tensor:
+            return gathered(patch(state_BND[self._own]))
+
+        return patched

@@ -1,0 +1,54 @@
+"""Cuts: which matrices of a model are divided over processes under tensor parallelism.
+
+Projections and the first layer of a feed-forward are cut by columns, what follows them by rows, so
+that every rank has whole heads and one sum over ranks ends each half of a block. transformers has
+such a plan for decoders, which also cuts the table of tokens and the language head by tokens; for
+encoders it follows from where a family's matrices are. What is added to every sum (its bias) and
+norms stay whole. Imports no torch: plans ask.
+"""
+
+from typing import Literal
+
+from toolchain.models.family import Family, families
+from toolchain.spec import ModelSpec
+
+__all__ = ["cut_params", "cutting_plan", "why_not_cut"]
+
+
+def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
+    """Return which modules are cut how, by their paths; "auto" is transformers' own plan."""
+    if family.out is None or family.ffn is None:
+        return "auto"
+    block = f"{family.backbone}.{family.blocks}.*."
+    by_columns = (family.query, family.key, family.value, family.ffn[0])
+    return {block + path: "colwise" for path in by_columns} | {
+        block + path: "rowwise" for path in (family.out, family.ffn[1])
+    }
+
+
+def why_not_cut(spec: ModelSpec, ranks: int) -> str | None:
+    """Return why a model's matrices cannot be divided over so many processes, or None."""
+    family = families.get(spec.family)
+    if family.fused:
+        return f"one matrix of {family.name} gives queries, keys and values side by side"
+    if family.score_bias:
+        return f"{family.name} adds a bias of all heads to attention scores"
+    if cutting_plan(family) == "auto" and not family.rotary:
+        return f"there is no plan for {family.name}"
+    for what, count in (("heads", spec.heads), ("heads of keys and values", spec.kv_heads)):
+        if count % ranks:
+            return f"it has {count} {what}, and there are {ranks} processes"
+    return None
+
+
+def cut_params(spec: ModelSpec) -> int:
+    """Return how many of a model's parameters are divided; every rank has the others whole."""
+    d, parts = spec.width, spec.parts
+    norm = d if not parts.norm_bias else 2 * d
+    whole = 2 * norm + (2 * spec.head_width if parts.head_norms else 0)
+    whole += (d if parts.out_bias else 0) + (d if parts.ffn_bias else 0)
+    cut = spec.layers * (spec.block_params() - whole)
+    if cutting_plan(families.get(spec.family)) == "auto":
+        cut += spec.vocab * spec.embedding_width
+        cut += spec.head_params() if spec.task == "causal_lm" else 0
+    return cut
