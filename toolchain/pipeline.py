@@ -148,7 +148,9 @@ class Run:
         if looks:
             inputs["data"] = plan.task.digest
             config = {"max_tokens": plan.max_tokens, "seed": plan.recipe.seed}
-        self.log.step(f"student-{precision}", inputs, config, write)
+        step = self.log.step(f"student-{precision}", inputs, config, write)
+        for note in step.artifact.facts.get("notes", ()):
+            self.progress.say(f"{precision}: {note}")
 
     def variants(self) -> list[Variant]:
         """Return the models of the run, parents first."""

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import load_external_data_for_model
 
 from toolchain.artifact import write_atomic
 from toolchain.errors import UsageError
 
 __all__ = [
+    "MAX_BYTES",
     "Builder",
     "ancestors",
     "constant",
@@ -25,17 +27,25 @@ __all__ = [
     "write_proto",
 ]
 
+MAX_BYTES = 2**31 - 1
+"""What a protobuf message, and so one .onnx file, can hold."""
+
 # Ops on (..., D) tensors whose every row of the output depends on that row of the inputs only.
 _UNARY = frozenset({"Cast", "Erf", "Gelu", "Identity", "Relu", "Sigmoid", "Sqrt", "Tanh"})
 _BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """Read and check one self-contained .onnx file. Raises UsageError for anything else."""
+    """Read and check one .onnx file, with the weights that lie in files beside it, if any.
+
+    Raises UsageError for anything else, and for a model larger than one file can hold.
+    """
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
-        _refuse_external(proto, path)
+        if any(t.data_location == t.EXTERNAL for t in proto.graph.initializer):
+            _gather_weights(proto, path)
+        _refuse_large(proto.ByteSize(), path)
         onnx.checker.check_model(proto)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
@@ -45,12 +55,23 @@ def read_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _refuse_external(proto: onnx.ModelProto, path: Path) -> None:
-    outside = [t.name for t in proto.graph.initializer if t.data_location == t.EXTERNAL]
-    if outside:
+def _gather_weights(proto: onnx.ModelProto, path: Path) -> None:
+    """Read what lies in files beside `path`; none outside its folder is opened."""
+    sizes = (
+        int(entry.value)
+        for tensor in proto.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "length"
+    )
+    _refuse_large(proto.ByteSize() + sum(sizes), path)
+    load_external_data_for_model(proto, str(path.parent))
+
+
+def _refuse_large(size: int, path: Path) -> None:
+    if size > MAX_BYTES:
         raise UsageError(
-            f"{path}: {outside[0]!r} lies in a file beside it, expected one file that holds all",
-            "save it with onnx.save_model(..., save_as_external_data=False)",
+            f"{path}: the model has {size} bytes, one ONNX file holds at most {MAX_BYTES}",
+            "distil to a smaller student first",
         )
 
 
@@ -62,7 +83,11 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 
 def write_proto(proto: onnx.ModelProto, out: Path) -> None:
-    """Write a model; equal models give equal bytes."""
+    """Write a model as one file; equal models give equal bytes.
+
+    Raises UsageError for one that is larger than a file can hold.
+    """
+    _refuse_large(proto.ByteSize(), out)
     write_atomic(out, proto.SerializeToString(deterministic=True))
 
 

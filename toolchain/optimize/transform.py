@@ -11,7 +11,10 @@ __all__ = ["Pass", "PassFacts", "passes"]
 
 @dataclass(frozen=True, kw_only=True)
 class PassFacts:
-    """What a pass did: `changed` places (0: it found nothing to do), nodes and bytes."""
+    """What a pass did: `changed` places (0: it found nothing to do), nodes and bytes.
+
+    `notes` say what it chose and why, one sentence each.
+    """
 
     name: str
     changed: int
@@ -19,6 +22,7 @@ class PassFacts:
     nodes_after: int
     bytes_before: int
     bytes_after: int
+    notes: tuple[str, ...] = ()
 
 
 class Pass(Protocol):

@@ -58,11 +58,13 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     file = onnx_file(precision)
     target = draft.folder / file
     target.parent.mkdir(parents=True)
-    precisions.get(precision).write(parent, target, calibration)
+    done = precisions.get(precision).write(parent, target, calibration)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     _describe(draft.folder, task_of(source), file)
     draft.format, draft.precision = "onnx", precision
-    draft.facts.update(file=file, bytes=target.stat().st_size)
+    draft.facts.update(
+        file=file, bytes=target.stat().st_size, changed=done.changed, notes=list(done.notes)
+    )
 
 
 def _describe(folder: Path, task: Task, file: str) -> None:

@@ -58,3 +58,9 @@ def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})
     return np.asarray(logits)
+
+
+def texts(count: int) -> list[dict[str, np.ndarray]]:
+    """Return made-up texts as the tiny classifier reads them, each (1, N)."""
+    lengths = np.random.default_rng(1).integers(4, 16, count)
+    return [feed(1, int(tokens), seed) for seed, tokens in enumerate(lengths)]

@@ -1,0 +1,41 @@
+"""Products of int8 weights and activations that are quantised as they come, by onnxruntime.
+
+Weights are symmetric int8 with one scale per output channel; activations uint8 with one scale per
+tensor, found at run time. Embedding rows are gathered as int8 and only then turned to floats.
+"""
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from toolchain.optimize.graph import read_proto
+from toolchain.optimize.products import stacked
+
+__all__ = ["count", "dynamic"]
+
+
+def dynamic(proto: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Return `proto`, which is used up, in dynamic int8 but for the nodes named in `keep`."""
+    # The quantiser infers shapes itself and stumbles over shapes of weights that it transposes.
+    del proto.graph.value_info[:]
+    # Otherwise it advises, through the root logger, a preprocessing that these graphs had.
+    onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / "model.onnx"
+        quantize_dynamic(
+            proto,
+            aside,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[*stacked(proto.graph), *keep],
+        )
+        return read_proto(aside)
+
+
+def count(proto: onnx.ModelProto) -> int:
+    """Return how many products and tables are in int8."""
+    kinds = ("MatMulInteger", "DequantizeLinear")
+    return sum(node.op_type in kinds for node in proto.graph.node)

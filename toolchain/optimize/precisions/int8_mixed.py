@@ -1,0 +1,72 @@
+"""Store weights as int8, and the products that int8 harms most as blocks of 8 bits, next to exact.
+
+Which ones is measured on texts of the task: the outputs' move with one product in int8 ranks them,
+and as few as reach the closeness asked for stay out of `int8`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolchain.optimize.blockwise import blockwise
+from toolchain.optimize.dynamic import count, dynamic
+from toolchain.optimize.precision import Calibration, Precision
+from toolchain.optimize.products import finish, plain_products, read_products
+from toolchain.optimize.sensitivity import Array, Sensitivity
+from toolchain.optimize.tables import gathers, rows_in_int8
+from toolchain.optimize.texts import answers, closeness, split
+from toolchain.optimize.transform import PassFacts
+
+__all__ = ["CLOSE", "precision", "write"]
+
+CLOSE = 0.9995
+"""The cosine of all logits with fp32 on texts held back that is to be reached."""
+
+# Texts that each product is tried on by itself.
+_TRIED = 16
+
+
+def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts:
+    """Write `source` in int8 but for its most sensitive products; the notes name them.
+
+    Raises UsageError for a file that is not whole ONNX, is quantised already, or has nothing to
+    quantise, and for fewer than two texts.
+    """
+    texts = split(calibration, "int8_mixed")
+    proto = read_products(source)
+    before = (len(proto.graph.node), proto.ByteSize())
+    makers = {node.output[0]: node.name for node in plain_products(proto.graph)}
+    called = {node.output[0]: node.input[1] for node in plain_products(proto.graph)}
+    wanted = answers(proto, texts.held)
+    tables = rows_in_int8(proto.graph, gathers(proto.graph))
+    spared = _spared(Sensitivity(proto), texts.read[:_TRIED], texts.held, wanted)
+    result = dynamic(proto, keep=[makers[name] for name in spared])
+    kept = [node for node in plain_products(result.graph) if node.output[0] in spared]
+    blockwise(result, kept, 8)
+    close = closeness(answers(result, texts.held), wanted)
+    said = (
+        f"{len(spared)} of {len(makers)} products in blocks; cosine {close:.5f} with fp32 on "
+        f"{len(texts.held)} texts held back, {CLOSE:g} asked for"
+    )
+    stayed = tuple(f"in blocks: {name} ({called[name]})" for name in spared)
+    notes = (said, *stayed, *texts.notes)
+    return finish("int8_mixed", before, result, out, changed=tables + count(result), notes=notes)
+
+
+def _spared(
+    model: Sensitivity, tried: Calibration, held: Calibration, wanted: Array
+) -> Sequence[str]:
+    """Return the fewest of the most sensitive products without which int8 is close enough."""
+    alone = model.answers(tried, ())
+    moved = {name: 1 - closeness(model.answers(tried, (name,)), alone) for name in model.names}
+    ranked = sorted(model.names, key=lambda name: -moved[name])
+    low, high = 0, len(ranked)
+    while low < high:
+        middle = (low + high) // 2
+        if closeness(model.answers(held, ranked[middle:]), wanted) >= CLOSE:
+            high = middle
+        else:
+            low = middle + 1
+    return ranked[:low]
+
+
+precision = Precision(write=write, calibrated=True)
