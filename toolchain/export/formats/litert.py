@@ -1,0 +1,134 @@
+"""LiteRT (.tflite): for phones, boards and browsers, converted from the trained model itself.
+
+Graphs are static in shape, so one file holds a signature per length, all over the same weights;
+who runs it picks the shortest that holds a row and pads. int8 is ai-edge-quantizer's
+`dynamic_wi8_afp32`: weights per channel, activations as they come, one scale per row, no texts
+needed. Batches are one row.
+
+Shape letters: N tokens.
+"""
+
+import contextlib
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.artifact import write_atomic
+from toolchain.errors import StepError, UsageError
+from toolchain.export.exporter import Exporter, Signature, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+__all__ = ["buckets", "exporter"]
+
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_SIGNATURE = "tokens_{}"
+
+
+def buckets(max_tokens: int) -> tuple[int, ...]:
+    """Return the lengths of a file that reads up to `max_tokens`, the last of them that."""
+    return (*(n for n in _LENGTHS if n < max_tokens), max_tokens)
+
+
+def _write(source: Source, out: Path, precision: str) -> Signature:
+    """Write `out`. Raises UsageError without a length, StepError for what cannot be converted."""
+    if not source.max_tokens:
+        raise UsageError("export to litert: shapes are static, and no longest row was given")
+    model = source.model().eval()
+    names = _input_names(model)
+    lengths = buckets(source.max_tokens)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        plain = Path(folder) / "plain.tflite"
+        _convert(model, names, lengths, plain)
+        done = _quantised(plain) if precision == "int8" else plain
+        write_atomic(out, done.read_bytes())
+    return Signature(
+        inputs=names,
+        outputs=("logits",),
+        opset=0,
+        dynamic_axes={name: ("", "") for name in (*names, "logits")},
+        buckets=lengths,
+    )
+
+
+def _input_names(model: "PreTrainedModel") -> tuple[str, ...]:
+    types = "token_type_ids" in inspect.signature(model.forward).parameters
+    # RoBERTa-like models take token types but know only one.
+    types = types and getattr(model.config, "type_vocab_size", 1) > 1
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if types else ()))
+
+
+def _convert(
+    model: "PreTrainedModel", names: tuple[str, ...], lengths: tuple[int, ...], out: Path
+) -> None:
+    import litert_torch
+    import torch
+
+    class Logits(torch.nn.Module):
+        """The model as a function of named tensors that returns logits alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: "Tensor") -> dict[str, "Tensor"]:
+            """Return the logits for int32 inputs (1, N)."""
+            long = {name: values.long() for name, values in inputs.items()}
+            return {"logits": self.model(**long, return_dict=True).logits}
+
+    whole: Any = Logits().eval()
+    converter: Any = litert_torch
+    for length in lengths:
+        ones = torch.ones((1, length), dtype=torch.int32)
+        sample = dict.fromkeys(names, ones)
+        sample = {name: values.clone() for name, values in sample.items()}
+        converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
+    try:
+        with torch.no_grad():
+            converter.convert().export(str(out))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        kind = type(model).__name__
+        raise StepError(f"export to litert: {kind} cannot be converted: {reason}") from error
+
+
+def _quantised(plain: Path) -> Path:
+    from ai_edge_quantizer import quantizer, recipe
+
+    out = plain.with_name("int8.tflite")
+    worker = quantizer.Quantizer(str(plain))
+    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    worker.quantize().export_model(str(out))
+    return out
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what converter and quantiser print about themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+exporter = Exporter(
+    runtime="litert",
+    write=_write,
+    files={"fp32": "litert/model.tflite", "int8": "litert/model_int8.tflite"},
+    packages=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    extra="litert",
+    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+)
