@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifact import write_atomic
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["buckets", "exporter"]
+__all__ = ["buckets", "convert", "exporter", "quantise"]
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _SIGNATURE = "tokens_{}"
@@ -43,14 +42,15 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
     if not source.max_tokens:
         raise UsageError("export to litert: shapes are static, and no longest row was given")
     model = source.model().eval()
-    names = _input_names(model)
     lengths = buckets(source.max_tokens)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        plain = Path(folder) / "plain.tflite"
-        _convert(model, names, lengths, plain)
-        done = _quantised(plain) if precision == "int8" else plain
-        write_atomic(out, done.read_bytes())
+    if precision == "int8":
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.tflite"
+            names = convert(model, lengths, plain)
+            quantise(plain, out)
+    else:
+        names = convert(model, lengths, out)
     return Signature(
         inputs=names,
         outputs=("logits",),
@@ -67,11 +67,12 @@ def _input_names(model: "PreTrainedModel") -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *(("token_type_ids",) if types else ()))
 
 
-def _convert(
-    model: "PreTrainedModel", names: tuple[str, ...], lengths: tuple[int, ...], out: Path
-) -> None:
+def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tuple[str, ...]:
+    """Write fp32 graphs of these lengths to the file `out`; returns the names of their inputs."""
     import litert_torch
     import torch
+
+    names = _input_names(model)
 
     class Logits(torch.nn.Module):
         """The model as a function of named tensors that returns logits alone."""
@@ -92,23 +93,29 @@ def _convert(
         sample = dict.fromkeys(names, ones)
         sample = {name: values.clone() for name, values in sample.items()}
         converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
+    aside = out.with_name(f".{out.name}.aside")
     try:
-        with torch.no_grad():
-            converter.convert().export(str(out))
+        with _quiet(), torch.no_grad():
+            converter.convert().export(str(aside))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         kind = type(model).__name__
         raise StepError(f"export to litert: {kind} cannot be converted: {reason}") from error
+    aside.replace(out)
+    return names
 
 
-def _quantised(plain: Path) -> Path:
-    from ai_edge_quantizer import quantizer, recipe
+def quantise(plain: Path, out: Path) -> None:
+    """Write the fp32 file `plain` to `out` with int8 weights."""
+    with _quiet():
+        from ai_edge_quantizer import quantizer, recipe
 
-    out = plain.with_name("int8.tflite")
-    worker = quantizer.Quantizer(str(plain))
-    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
-    worker.quantize().export_model(str(out))
-    return out
+        worker = quantizer.Quantizer(str(plain))
+        worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        aside = out.with_name(f".{out.stem}.aside.tflite")
+        aside.unlink(missing_ok=True)
+        worker.quantize().export_model(str(aside))
+        aside.replace(out)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ has it. int8 is nncf's post-training quantisation with real texts, transformers'
 activations get fixed scales, so it needs them.
 """
 
+import contextlib
 import hashlib
+import io
 import logging
 import os
 import warnings
@@ -96,7 +98,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # Its progress is drawn on stdout, which is for results.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
