@@ -13,6 +13,7 @@ from typing import Any
 from toolchain.artifact import Artifact, Draft, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
+from toolchain.export.exporter import exporters
 from toolchain.export.genai import GENAI_CONFIG
 from toolchain.measurement import Verdict
 from toolchain.optimize.precision import FP32, Calibration, precisions
@@ -26,7 +27,7 @@ from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.calibrate import calibration_rows
 from toolchain.steps.decide import decide
-from toolchain.steps.export import export, quantize
+from toolchain.steps.export import convert, export, quantize
 from toolchain.steps.report import Findings, gather
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
@@ -128,20 +129,55 @@ class Run:
         )
         for name in self._quantised():
             self._quantize(name, exported.artifact)
+        for format, precision in self._others():
+            self._convert(format, precision, trained, exported.artifact)
 
     def _quantised(self) -> list[str]:
-        return [name for name in self.plan.recipe.precisions if name != FP32]
+        known = precisions.names()
+        return [name for name in self.plan.recipe.precisions if name in known]
+
+    def _others(self) -> list[tuple[str, str]]:
+        """Return each format beside ONNX with each precision that it has, fp32 first."""
+        recipe = self.plan.recipe
+        return [
+            (format, precision)
+            for format in recipe.formats[1:]
+            for precision in (FP32, *recipe.precisions[:-1])
+            if precision in exporters.get(format).files
+        ]
+
+    def _convert(self, format: str, precision: str, trained: Artifact, exported: Artifact) -> None:
+        plan, inputs = self.plan, {"student": exported.digest, "trained": trained.digest}
+        looks = precision in exporters.get(format).calibrated
+
+        def write(draft: Draft, _: Path) -> None:
+            convert(
+                draft,
+                format=format,
+                precision=precision,
+                trained=trained.root,
+                exported=exported.root,
+                max_tokens=plan.max_tokens,
+                calibration=self._texts(exported) if looks else (),
+            )
+
+        if looks:
+            inputs["data"] = plan.task.digest
+        config = {"max_tokens": plan.max_tokens, "seed": plan.recipe.seed}
+        self.log.step(f"student-{format}-{precision}", inputs, config, write)
+
+    def _texts(self, exported: Artifact) -> Calibration:
+        plan = self.plan
+        return calibration_rows(
+            exported.root, plan.task, max_tokens=plan.max_tokens, seed=plan.recipe.seed
+        )
 
     def _quantize(self, precision: str, exported: Artifact) -> None:
         plan, inputs = self.plan, {"student": exported.digest}
         looks = precisions.get(precision).calibrated
 
         def write(draft: Draft, _: Path) -> None:
-            rows: Calibration = ()
-            if looks:
-                rows = calibration_rows(
-                    exported.root, plan.task, max_tokens=plan.max_tokens, seed=plan.recipe.seed
-                )
+            rows: Calibration = self._texts(exported) if looks else ()
             quantize(draft, source=exported.root, precision=precision, calibration=rows)
 
         config: dict[str, Any] = {}
@@ -193,6 +229,9 @@ class Run:
         exported = self._onnx("student-onnx", student)
         found += [student, exported]
         found += [self._onnx(f"student-{name}", exported) for name in self._quantised()]
+        for format, precision in self._others():
+            parent = student if precision == FP32 else exported
+            found.append(replace(self._onnx(f"student-{format}-{precision}", parent), opset=0))
         return found
 
     def _onnx(self, name: str, parent: Variant) -> Variant:
@@ -202,7 +241,7 @@ class Run:
         return replace(
             parent,
             name=name,
-            format="onnx",
+            format=artifact.format,
             precision=artifact.precision,
             path=artifact.path(file),
             digest=artifact.files[file],
@@ -260,7 +299,7 @@ class Run:
             ),
         )
         self.timing = read_timing(measured.artifact)
-        files = [v for v in variants if v.role == "student" and v.format == "onnx"]
+        files = [v for v in variants if v.role == "student" and v.format != "torch"]
         return decide(
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
@@ -334,6 +373,8 @@ class Run:
                 # Of the last one that ships, else of fp32, which comes first.
                 if described.is_file() and (GENAI_CONFIG not in files or variant.name in shipped):
                     files[GENAI_CONFIG] = described
+                for path in variant.beside:
+                    files[path.relative_to(variant.folder).as_posix()] = path
         for target in shipping:
             step = f"bundle-{target}"
             if step in self.log.done:

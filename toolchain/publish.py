@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolchain import __version__
 from toolchain.artifact import file_sha256, out_of_disk, write_atomic
+from toolchain.export.exporter import exporters
 from toolchain.plan import Plan
 from toolchain.progress import Progress
 from toolchain.report.renderers import RENDERERS
@@ -29,7 +30,7 @@ def publish(
 
     Files of an earlier publication that no longer belong are removed. Each file appears whole.
     """
-    for folder in ("onnx", "bundles"):
+    for folder in (*exporters.names(), "bundles"):
         _remove_others(output / folder, {output / name for name in files})
     for name, source in files.items():
         _copy(source, output / name)

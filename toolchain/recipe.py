@@ -222,7 +222,8 @@ class Recipe(Config):
 
     `teachers` are further teachers beside `teacher`; `assistants` are shapes between teacher and
     student, from the largest to the smallest, each distilled in turn. `precisions` are what the
-    student is written in and measured as, [auto]: every one that a target takes.
+    student is written in and measured as, [auto]: every one that a target takes; `formats` in which
+    files, [auto]: every one that a target takes and whose packages are installed.
     """
 
     teacher: str
@@ -255,6 +256,7 @@ class Recipe(Config):
     ] = "auto"
     baseline: bool = True
     precisions: list[str] = ["int8", "fp32"]
+    formats: list[str] = ["onnx"]
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
     placement: Placement = Placement()
@@ -290,6 +292,8 @@ class Recipe(Config):
             raise ValueError("a teacher is named twice")
         if not {"auto", "fp32"} & set(self.precisions):
             raise ValueError("precisions must hold fp32: every other variant is proved against it")
+        if not {"auto", "onnx"} & set(self.formats):
+            raise ValueError("formats must hold onnx: every other file is timed beside it")
         return self
 
 

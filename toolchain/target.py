@@ -17,14 +17,15 @@ class RuntimeSpec(Config):
     """What runs the model there."""
 
     name: Literal["onnxruntime"]
+    """What runs ONNX files; another format's files are run by that format's own runtime."""
     provider: str = "CPUExecutionProvider"
     threads: int = Field(1, ge=1)
 
 
 class Accepts(Config):
-    """What the runtime there can load, best precision first."""
+    """What can be loaded there, best precision and best format first."""
 
-    formats: list[Literal["onnx"]]
+    formats: list[str]
     precisions: list[str]
     max_opset: int = 20
 

@@ -52,10 +52,13 @@ _ARM = {
 }
 _PACKAGES = (
     "accelerate",
+    "ai-edge-litert",
+    "nncf",
     "numpy",
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "openvino",
     "safetensors",
     "tokenizers",
     "toolchain",

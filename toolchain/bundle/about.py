@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from toolchain.bundle.engines import Engine, engine_of
 from toolchain.bundle.forms import Form, form_of
 from toolchain.measurement import Measurement, Metric
 from toolchain.recipe import DataTask
@@ -17,9 +18,8 @@ __all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
 
 Kind = Literal["single", "pair"]
 
-# Lower bounds with aarch64 wheels for Python 3.10 and newer. onnxruntime 1.21 dies with an illegal
-# instruction on Cortex-A53 and A72.
-REQUIRES: Mapping[str, str] = {"onnxruntime": "1.22.1", "tokenizers": "0.21", "numpy": "1.26"}
+# What a bundle asks for beside what runs its model.
+REQUIRES: Mapping[str, str] = {"tokenizers": "0.21", "numpy": "1.26"}
 
 # A decision whose margin is below this part of the median margin is not judged in int8.
 CLOSE_CALL = 0.1
@@ -27,7 +27,10 @@ CLOSE_CALL = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """What model.onnx declares: its digest, size, versions and the names it takes and gives."""
+    """What the model's file declares: its digest, size, versions and the names it takes and gives.
+
+    `opset` and `ir_version` are 0 where a format has none.
+    """
 
     sha256: str
     file_bytes: int
@@ -70,6 +73,17 @@ class About:
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
     task: DataTask = "classify"
+    format: str = "onnx"
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model there."""
+        return engine_of(self.format)
+
+    @property
+    def requires(self) -> dict[str, str]:
+        """What must be installed there, at least in which version."""
+        return {self.engine.requirement: self.engine.minimum, **REQUIRES}
 
     @property
     def form(self) -> Form:
@@ -128,8 +142,8 @@ class About:
                 "ir_version": self.model.ir_version,
             },
             "runtime": {
-                "name": self.target.runtime.name,
-                "minimum": REQUIRES["onnxruntime"],
+                "name": self.engine.package,
+                "minimum": self.engine.minimum,
                 "provider": self.target.runtime.provider,
                 "threads": self.target.runtime.threads,
             },

@@ -5,16 +5,18 @@ every file, which the self-test reads. `toolchain.bundle.check.selftest` then pr
 """
 
 import json
+import runpy
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.artifact import file_sha256, out_of_disk
-from toolchain.bundle.about import REQUIRES, About, Kind, ModelFile
-from toolchain.bundle.forms import Form, Row, form_of
+from toolchain.bundle.about import About, Kind, ModelFile
+from toolchain.bundle.engines import Engine, engine_of
+from toolchain.bundle.forms import Form, Row, Shipped, form_of
 from toolchain.bundle.golden import golden_rows, padding_of
 from toolchain.bundle.readme import render
 from toolchain.errors import IntegrityError, UsageError
@@ -53,12 +55,13 @@ def build(
     measurements: Sequence[Measurement] = (),
     notes: Sequence[str] = (),
     task: DataTask = "classify",
+    format: str = "onnx",
 ) -> None:
     """Write a bundle into the empty folder `out`.
 
-    `model_digest` is the sha256 of the .onnx file that was verified and measured; `tokenizer` is
-    a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real rows of the
-    task (of a tagger, the words of each); `licenses` maps file names to texts.
+    `model_digest` is the sha256 of the file in `format` that was verified and measured;
+    `tokenizer` is a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real
+    rows of the task (of a tagger, the words of each); `licenses` maps file names to texts.
 
     Raises UsageError for arguments that make no bundle or that the target does not take, and
     IntegrityError when the model is not the one of that digest, answers with another number of
@@ -71,7 +74,7 @@ def build(
     reference = load_tokenizer(tokenizer)
     about = About(
         target=target,
-        model=_inspect(model, model_digest, form),
+        model=_inspect(model, model_digest, form, format),
         padding=padding_of(reference),
         labels=labels,
         kind=kind,
@@ -82,20 +85,30 @@ def build(
         measurements=tuple(measurements),
         notes=tuple(notes),
         task=task,
+        format=format,
     )
     _check_target(about)
     try:
-        _copy(out, model, tokenizer, form)
+        _copy(out, model, tokenizer, about)
         _write_texts(out, about, licenses)
     except OSError as error:
         raise out_of_disk(error, out) from error
+    opened, damaged = _program(out, about)
     try:
-        shipped = form.open(out)
-        golden = golden_rows(reference, shipped, rows, kind=kind, max_tokens=max_tokens)
-    except form.damaged as error:
+        golden = golden_rows(reference, opened(out), rows, kind=kind, max_tokens=max_tokens)
+    except damaged as error:
         raise IntegrityError(f"{model}: the bundle does not run here: {error}") from None
     lines = [json.dumps(row) + "\n" for row in golden]
     (out / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _program(out: Path, about: About) -> tuple[Callable[[Path], Shipped], type[Exception]]:
+    """Return what opens the bundle and what that raises: its own script's where it was changed."""
+    form = about.form
+    if not about.engine.opener:
+        return form.open, form.damaged
+    names = runpy.run_path(str(out / form.script))
+    return names[form.name], names["BundleError"]
 
 
 def _check_labels(labels: tuple[str, ...], task: DataTask, form: Form) -> None:
@@ -130,13 +143,16 @@ def _own_rows(texts: Sequence[str] | Sequence[Row], kind: Kind, form: Form) -> l
     return rows
 
 
-def _inspect(path: Path, digest: str, form: Form) -> ModelFile:
-    """Read what an .onnx file declares; refuse one that older runtimes or the scripts can't use."""
+def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
+    """Read what a file declares; refuse one that older runtimes or the scripts can't use."""
     found = file_sha256(path)
     if found != digest:
         raise IntegrityError(
             f"{path}: sha256 {found[:12]} is not {digest[:12]}, the model that was verified"
         )
+    engine = engine_of(format)
+    if engine.names:
+        return _inspect_other(path, found, engine)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
@@ -146,7 +162,7 @@ def _inspect(path: Path, digest: str, form: Form) -> ModelFile:
     if proto.ir_version > _MAX_IR_VERSION:
         raise UsageError(
             f"{path}: ONNX IR version {proto.ir_version}, but onnxruntime "
-            f"{REQUIRES['onnxruntime']} opens at most {_MAX_IR_VERSION}",
+            f"{engine.minimum} opens at most {_MAX_IR_VERSION}",
             "save the model with an older IR version",
         )
     inputs = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
@@ -167,6 +183,22 @@ def _inspect(path: Path, digest: str, form: Form) -> ModelFile:
     )
 
 
+def _inspect_other(path: Path, digest: str, engine: Engine) -> ModelFile:
+    assert engine.names is not None
+    inputs, outputs = engine.names(path)
+    if not set(inputs) <= set(_KNOWN_INPUTS) or "input_ids" not in inputs:
+        expected = ", ".join(_KNOWN_INPUTS)
+        raise UsageError(f"{path}: takes {', '.join(inputs)}, expected inputs of {expected}")
+    return ModelFile(
+        sha256=digest,
+        file_bytes=sum(file.stat().st_size for file in engine.files(path)),
+        opset=0,
+        ir_version=0,
+        inputs=tuple(inputs),
+        output=_logits_output(outputs, path),
+    )
+
+
 def _logits_output(names: Sequence[str], path: Path) -> str:
     if "logits" in names:
         return "logits"
@@ -177,7 +209,7 @@ def _logits_output(names: Sequence[str], path: Path) -> str:
 
 def _check_target(about: About) -> None:
     reasons = about.target.why_not(
-        format="onnx",
+        format=about.format,
         precision=about.precision,
         opset=about.model.opset,
         file_bytes=about.model.file_bytes,
@@ -186,14 +218,16 @@ def _check_target(about: About) -> None:
         raise UsageError("; ".join(reasons))
 
 
-def _copy(out: Path, model: Path, tokenizer: Path, form: Form) -> None:
-    shutil.copyfile(model, out / "model.onnx")
+def _copy(out: Path, model: Path, tokenizer: Path, about: About) -> None:
+    for source, name in about.engine.files(model).items():
+        shutil.copyfile(source, out / name)
     shutil.copyfile(tokenizer / "tokenizer.json", out / "tokenizer.json")
     if (tokenizer / "vocab.txt").is_file():
         shutil.copyfile(tokenizer / "vocab.txt", out / "vocab.txt")
         _check_vocabulary(out)
-    for name in (form.script, _SELFTEST):
-        shutil.copyfile(_ASSETS / name, out / name)
+    for name in (about.form.script, _SELFTEST):
+        script = (_ASSETS / name).read_text(encoding="utf-8")
+        (out / name).write_text(about.engine.adapted(script), encoding="utf-8")
 
 
 def _check_vocabulary(out: Path) -> None:
@@ -211,8 +245,8 @@ def _write_texts(out: Path, about: About, licenses: Mapping[str, str]) -> None:
     folder = out / "LICENSES"
     texts = {
         out / "bundle.json": json.dumps(about.as_json(), indent=2) + "\n",
-        out / "README.md": render(about, sorted(licenses)),
-        out / "requirements.txt": "".join(f"{k}>={v}\n" for k, v in REQUIRES.items()),
+        out / "README.md": about.engine.adapted(render(about, sorted(licenses))),
+        out / "requirements.txt": "".join(f"{k}>={v}\n" for k, v in about.requires.items()),
         **{folder / name: text for name, text in licenses.items()},
     }
     folder.mkdir()

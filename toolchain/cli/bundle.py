@@ -31,7 +31,7 @@ def run(
     inputs = folder_digests(model=model)
     task = data_for(model, data)
     variant = variant_of(model, "model")
-    if variant.format != "onnx":
+    if variant.format == "torch":
         raise UsageError(f"{model}: not exported yet", "run toolchain export first")
     from toolchain.steps.bundle import bundle, licences_of
 

@@ -19,6 +19,7 @@ from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.augment import augment_plan
 from toolchain.plan.cached import streaming, with_caches
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
+from toolchain.plan.formats import check_expressible, with_formats
 from toolchain.plan.needs import (
     budgeted,
     check_resources,
@@ -52,7 +53,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     """
     reasons: list[str] = []
     targets = tuple(load_target(name) for name in recipe.targets)
-    recipe = with_precisions(recipe, targets)
+    asked = recipe
+    recipe = with_precisions(with_formats(recipe, targets), targets)
     _check_targets(recipe, targets)
     composition = _asked_for(recipe)
     if composition is None and recipe.method_options:
@@ -70,6 +72,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         teacher_labels=next((t.labels for t in teachers if t.has_head), None),
         task=recipe.data.task,
     )
+    recipe = check_expressible(asked, recipe, task.task)
     reasons += (*teacher.notes, *task.notes)
     recipe = recipe.model_copy(
         update={"metric": metrics.resolve(recipe.metric, task.task, task.labels)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from toolchain.export.exporter import exporters
 from toolchain.optimize.precision import FP32, precisions
 from toolchain.recipe import Recipe
 from toolchain.registry import unknown_name
@@ -15,9 +16,10 @@ AUTO = "auto"
 def with_precisions(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
     """Return the recipe with its precisions by name, fp32 last; auto is what the targets take.
 
-    Raises UsageError for a name that is no precision.
+    Raises UsageError for a name that is no precision. Formats other than ONNX have their own.
     """
-    known = (*precisions.names(), FP32)
+    others = (own for name in recipe.formats[1:] for own in exporters.get(name).files)
+    known = tuple(dict.fromkeys((*precisions.names(), *others, FP32)))
     for name in (n for n in recipe.precisions if n not in (*known, AUTO)):
         raise unknown_name("precision", name, (*known, AUTO), "precisions")
     asked = list(dict.fromkeys(n for n in recipe.precisions if n != AUTO))

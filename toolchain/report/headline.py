@@ -26,10 +26,10 @@ _USUAL_TOKENS = 32
 _SHORT_NAME = 20
 
 _ROLES = ("teacher", "baseline", "student")
-_FORMATS = ("torch", "onnx")
+_FORMATS = ("torch", "onnx", "openvino", "litert")
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 _FIDELITIES: tuple[Fidelity, ...] = ("measured", "emulated", "estimated")
-_FORMAT_WORDS = {"torch": "PyTorch", "onnx": "ONNX"}
+_FORMAT_WORDS = {"torch": "PyTorch", "onnx": "ONNX", "openvino": "OpenVINO", "litert": "LiteRT"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def _in_order(report: Report) -> list[Model]:
 
 def label_of(model: Model) -> str:
     """Return what a model is in a few words: `student ONNX int8`."""
-    return f"{model.role} {_FORMAT_WORDS[model.format]} {model.precision}"
+    return f"{model.role} {_FORMAT_WORDS.get(model.format, model.format)} {model.precision}"
 
 
 def labels(report: Report) -> dict[str, str]:

@@ -180,7 +180,7 @@ def notes(report: Report) -> Iterator[str]:
         yield against
     mixed = {row.model.format for row in headline(report) if row.p50_ms is not None}
     if len(mixed) > 1:
-        yield "Between PyTorch and ONNX Runtime the runtime changes too, not only the model."
+        yield "Between formats the runtime changes too, not only the model."
     if any(words.p99_reason(row) for row in headline(report)):
         yield "A p99 is printed from 1,000 samples upwards."
 

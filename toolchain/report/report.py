@@ -132,7 +132,7 @@ class Model:
 
     name: str
     role: Role
-    format: Literal["torch", "onnx"]
+    format: str
     precision: str
     path: str = ""
     sha256: str = ""

@@ -28,12 +28,19 @@ __all__ = [
 ]
 
 
-_RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+_RUNTIMES = {
+    "pytorch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+}
+# What runs a format, where it is not called like it.
+_RUN_BY = {"torch": "pytorch", "onnx": "onnxruntime"}
 
 
 def runtime_of(model: Model) -> str:
     """Return what runs a model, in words."""
-    return "PyTorch" if model.format == "torch" else "ONNX Runtime"
+    return runtime_words(_RUN_BY.get(model.format, model.format))
 
 
 def p99_reason(row: Row) -> str:

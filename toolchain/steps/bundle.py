@@ -46,6 +46,7 @@ def bundle(
         measurements=measurements,
         notes=target.notes,
         task=task.task,
+        format=variant.format,
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from toolchain.export.exporter import ONNX
 from toolchain.measurement import Verdict
 from toolchain.progress import Progress
 from toolchain.recipe import Gates
@@ -34,10 +35,18 @@ def decide(
         kept = gates.min_kept(metric, limits, model=variant.name) if metric else None
         common += [kept] if kept else []
         if variant.precision != "fp32":
+            # The parent of another format's file is the fp32 ONNX file, in another runtime.
             mine, parent = timing.at_task(variant.name), timing.at_task(variant.parent)
-            common.append(gates.faster(mine, parent, model=variant.name))
+            across = variant.format != ONNX
+            common.append(gates.faster(mine, parent, model=variant.name, across=across))
     candidates = [
-        Candidate(model=v.name, precision=v.precision, opset=v.opset, file_bytes=v.bytes)
+        Candidate(
+            model=v.name,
+            precision=v.precision,
+            opset=v.opset,
+            file_bytes=v.bytes,
+            format=v.format,
+        )
         for v in files
     ]
     shipping: dict[str, Shipping] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
-from toolchain.export.exporter import exporters
+from toolchain.export.exporter import ONNX, Source, exporters
 from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.models.loading import load_model
 from toolchain.optimize.precision import Calibration, precisions
@@ -16,7 +16,7 @@ from toolchain.spec import Task
 from toolchain.steps.folders import task_of
 from toolchain.steps.variants import FP32_FILE, onnx_file
 
-__all__ = ["export", "quantize"]
+__all__ = ["convert", "export", "quantize"]
 
 _TOKENIZER = (
     "tokenizer.json",
@@ -33,7 +33,7 @@ def export(draft: Draft, *, source: Path) -> None:
     target = draft.folder / FP32_FILE
     target.parent.mkdir(parents=True)
     plain = target.with_name("plain.onnx")
-    signature = exporters.get("onnx")(model, plain)
+    signature = exporters.get(ONNX).write(Source(model=lambda: model), plain, "fp32")
     passes_done = simplify(plain, target)
     plain.unlink()
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
@@ -72,6 +72,44 @@ def _describe(folder: Path, task: Task, file: str) -> None:
     if task == "causal_lm":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         (folder / GENAI_CONFIG).write_text(genai_config(config, file), encoding="utf-8")
+
+
+def convert(
+    draft: Draft,
+    *,
+    format: str,
+    precision: str,
+    trained: Path,
+    exported: Path,
+    max_tokens: int,
+    calibration: Calibration = (),
+) -> None:
+    """Write the model of folder `trained`, and of `exported` as fp32 ONNX, in another format."""
+    exporter = exporters.get(format)
+    if precision not in exporter.files:
+        raise UsageError(
+            f"format {format} has no precision {precision!r}", f"it has {', '.join(exporter.files)}"
+        )
+    exporter.check_installed(format)
+    file = exporter.files[precision]
+    target = draft.folder / file
+    target.parent.mkdir(parents=True)
+    source = Source(
+        model=lambda: load_model(trained, task_of(trained)),
+        onnx=exported / FP32_FILE,
+        texts=calibration,
+        max_tokens=max_tokens,
+    )
+    signature = exporter.write(source, target, precision)
+    _copy(exported, draft.folder, ("config.json", *_TOKENIZER))
+    draft.format, draft.precision = format, precision
+    files = [target, *(target.with_suffix(suffix) for suffix in exporter.beside)]
+    draft.facts.update(
+        file=file,
+        bytes=sum(path.stat().st_size for path in files),
+        inputs=list(signature.inputs),
+        buckets=list(signature.buckets),
+    )
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:

@@ -12,13 +12,14 @@ from toolchain.models.family import family_of
 from toolchain.models.found import declared_task
 from toolchain.recipe import Columns
 from toolchain.spec import LANGUAGE, SEQUENCE, Task
-from toolchain.steps.variants import FP32_FILE, Variant, onnx_files
+from toolchain.steps.variants import FP32_FILE, Variant, onnx_files, other_files
 
 __all__ = ["data_for", "labels_of", "max_tokens_of", "task_of", "variant_of"]
 
 
 def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str = "") -> Variant:
-    """Return the one model a folder holds: quantised ONNX before fp32 ONNX before PyTorch.
+    """Return the one model a folder holds: quantised ONNX before fp32 ONNX before other formats
+    before PyTorch.
 
     Raises UsageError for a folder without any.
     """
@@ -33,6 +34,18 @@ def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str =
             parameters=0,
             parent=parent,
             opset=_opset(path),
+            published=path.relative_to(folder).as_posix(),
+        )
+    for format, precision, path in other_files(folder):
+        return Variant(
+            name=name,
+            role=role,
+            format=format,
+            precision=precision,
+            path=path,
+            digest=file_sha256(path),
+            parameters=0,
+            parent=parent,
             published=path.relative_to(folder).as_posix(),
         )
     weights = folder / "model.safetensors"

@@ -1,12 +1,13 @@
 """The models of a run side by side: what is verified, timed and reported under which name."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from toolchain.export.exporter import ONNX, exporters
 from toolchain.measurement import Role
 
-__all__ = ["FP32_FILE", "TEACHER", "Variant", "onnx_file", "onnx_files"]
+__all__ = ["FP32_FILE", "TEACHER", "Variant", "onnx_file", "onnx_files", "other_files"]
 
 TEACHER = "teacher"
 
@@ -31,18 +32,28 @@ def onnx_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def other_files(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield format, precision and path of every file of a folder that is not ONNX, fp32 last."""
+    for name in exporters.names():
+        if name != ONNX:
+            for precision, file in reversed(list(exporters.get(name).files.items())):
+                if (folder / file).is_file():
+                    yield name, precision, folder / file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One model in one format and precision.
 
-    `path` is a Hugging Face folder (torch) or an .onnx file; `parent` the variant it must equal;
-    `digest` the sha256 of the file that holds its weights, `published` its place in the output.
+    `path` is a Hugging Face folder (torch) or the file a runtime opens; `parent` the variant it
+    must equal; `digest` the sha256 of the file that holds its weights or names their digest;
+    `published` its place in the output.
     `max_tokens` is the most it reads of a row where that is not what the others read.
     """
 
     name: str
     role: Role
-    format: Literal["torch", "onnx"]
+    format: str
     precision: str
     path: Path
     digest: str
@@ -55,11 +66,13 @@ class Variant:
     @property
     def runtime(self) -> str:
         """The runtime adapter that opens it."""
-        return "pytorch" if self.format == "torch" else "onnxruntime"
+        if self.format == "torch":
+            return "pytorch"
+        return "onnxruntime" if self.format == ONNX else exporters.get(self.format).runtime
 
     @property
     def folder(self) -> Path:
-        """The folder with its configuration and tokenizer; an ONNX file lies in its onnx/."""
+        """The folder with its configuration and tokenizer; a file lies in onnx/ or the like."""
         return self.path if self.format == "torch" else self.path.parent.parent
 
     @property
@@ -68,6 +81,12 @@ class Variant:
         return self.path / "model.safetensors" if self.format == "torch" else self.path
 
     @property
+    def beside(self) -> tuple[Path, ...]:
+        """The files that belong to it, beside the one a runtime opens."""
+        suffixes = () if self.format in ("torch", ONNX) else exporters.get(self.format).beside
+        return tuple(self.path.with_suffix(suffix) for suffix in suffixes)
+
+    @property
     def bytes(self) -> int:
-        """Bytes of that file."""
-        return self.file.stat().st_size
+        """Bytes of that file and of those that belong to it."""
+        return sum(path.stat().st_size for path in (self.file, *self.beside))

@@ -50,11 +50,11 @@ def choose(
     """Choose the best variant for a target from the verdicts that hold for it.
 
     The fastest by `p50_ms` (by model) is tried first where this was measured on the target; what
-    was not measured, and all of them elsewhere, in the target's order of precisions (best first).
-    Only a failed gate rejects; an undecided one is reported. A variant that is sound but
-    misses a promise ships only when no sound one keeps it. Nothing ships unless the fp32 export
-    was proved equal to PyTorch, since every other variant is proved against it; then `proved` is
-    False and the caller raises IntegrityError (exit 4).
+    was not measured, and all of them elsewhere, in the target's order of precisions, then of
+    formats (best first). Only a failed gate rejects; an undecided one is reported. A variant that
+    is sound but misses a promise ships only when no sound one keeps it. Nothing ships unless the
+    fp32 export was proved equal to PyTorch, since every other variant is proved against it; then
+    `proved` is False and the caller raises IntegrityError (exit 4).
     """
     known = list(verdicts)
     ordered = _best_first(candidates, target, p50_ms or {})
@@ -118,17 +118,26 @@ def _best_first(
     order: list[str] = list(target.accepts.precisions)
     measured = p50_ms if target.fidelity == "measured" else {}
 
-    def rank(candidate: Candidate) -> tuple[float, int]:
-        known = candidate.precision in order
-        place = order.index(candidate.precision) if known else len(order)
-        return measured.get(candidate.model, math.inf), place
+    formats = target.accepts.formats
+
+    def rank(candidate: Candidate) -> tuple[float, int, int]:
+        return (
+            measured.get(candidate.model, math.inf),
+            _place(order, candidate.precision),
+            _place(formats, candidate.format),
+        )
 
     return sorted(candidates, key=rank)
 
 
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
 def _unproved(verdicts: Sequence[Verdict]) -> str:
     """Return why the fp32 export proves nothing, or an empty string."""
-    exports = [verdict for verdict in verdicts if verdict.gate == MAX_ABS]
+    # Other formats' fp32 files are judged by the same gate, each for itself.
+    exports = [v for v in verdicts if v.gate == MAX_ABS and v.blocking]
     if not exports:
         return "the fp32 export was not compared with PyTorch"
     for verdict in exports:

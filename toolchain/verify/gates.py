@@ -45,8 +45,11 @@ LATENCY = "latency_ms"
 _ROUNDING = 1e-9
 
 
-def exported(parity: Parity, gates: Gates, *, model: str) -> Verdict:
-    """Judge the fp32 export against PyTorch: a miss is a matter of integrity (exit 4)."""
+def exported(parity: Parity, gates: Gates, *, model: str, blocking: bool = True) -> Verdict:
+    """Judge an fp32 export against PyTorch: of ONNX a miss is a matter of integrity (exit 4).
+
+    Of another format (not `blocking`) it is what keeps that file from shipping.
+    """
     passed = parity.rows > 0 and parity.max_abs <= gates.max_abs
     return Verdict(
         gate=MAX_ABS,
@@ -59,7 +62,7 @@ def exported(parity: Parity, gates: Gates, *, model: str) -> Verdict:
             if passed
             else f"does not compute what {parity.against} computes"
         ),
-        blocking=True,
+        blocking=blocking,
     )
 
 
@@ -133,16 +136,23 @@ def smaller(candidate_bytes: int, parent_bytes: int, *, model: str) -> Verdict:
     )
 
 
-def faster(candidate: Measurement | None, parent: Measurement | None, *, model: str) -> Verdict:
-    """Judge whether a quantised variant is faster than its parent at the task's lengths.
+def faster(
+    candidate: Measurement | None,
+    parent: Measurement | None,
+    *,
+    model: str,
+    across: bool = False,
+) -> Verdict:
+    """Judge whether a variant is faster than its parent at the task's lengths.
 
+    `across` lets the two be run by different runtimes, as files of different formats are.
     The figure is the median over the alternating rounds of parent time / candidate time, each
     side by its median of that round. Undecided without two comparable measurements.
     """
     limit = "median speed-up per round above 1"
     if candidate is None or parent is None:
         return _undecided(FASTER, model, limit, "it was not measured beside fp32")
-    doubt = _incomparable(candidate, parent)
+    doubt = _incomparable(candidate, parent, across=across)
     if doubt:
         return _undecided(FASTER, model, limit, doubt)
     ratio = ratio_of_rounds(_round_medians(parent), _round_medians(candidate))
@@ -215,11 +225,12 @@ def latency(
     )
 
 
-def _incomparable(candidate: Measurement, parent: Measurement) -> str:
+def _incomparable(candidate: Measurement, parent: Measurement, *, across: bool) -> str:
     """Return why two measurements say nothing about each other, or an empty string."""
     if candidate.load != parent.load or candidate.load.tokens != "task":
         return "it was not measured at the task's lengths under the load of fp32"
-    ours = (candidate.target, candidate.runtime, candidate.threads)
+    runtime = parent.runtime if across else candidate.runtime
+    ours = (candidate.target, runtime, candidate.threads)
     if ours != (parent.target, parent.runtime, parent.threads):
         return "it was measured on another target, runtime or number of threads than fp32"
     rounds, others = candidate.rounds_ns(), parent.rounds_ns()

@@ -174,7 +174,7 @@ def test_a_model_without_token_types_has_two_inputs(tmp_path: Path) -> None:
 
 def test_the_exporter_is_found_by_name() -> None:
     assert "onnx" in exporters.names()
-    assert exporters.get("onnx") is export
+    assert exporters.get("onnx").files["fp32"] == "onnx/model.onnx"
 
 
 def test_what_cannot_be_exported_is_refused(

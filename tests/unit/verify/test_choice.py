@@ -131,3 +131,21 @@ def test_a_sound_variant_that_misses_a_promise_is_preferred_to_an_unsound_one() 
     assert shipping.model == "fp32"
     assert [v.model for v in shipping.unmet] == ["fp32"]
     assert set(shipping.rejected) == {"int8"}
+
+
+def test_another_format_is_judged_for_itself() -> None:
+    taken = target().model_copy(
+        update={"accepts": Accepts(formats=["onnx", "openvino"], precisions=["int8", "fp32"])}
+    )
+    other = Candidate(model="ov-fp32", precision="fp32", opset=0, file_bytes=400, format="openvino")
+    # As good in the target's eyes, so the target's first format ships.
+    equal = [*SOUND, verdict("max_abs", "ov-fp32")]
+    assert choose([other, FP32], equal, taken).model == "fp32"
+    here = taken.model_copy(update={"fidelity": "measured"})
+    times = {"ov-fp32": 1.0, "fp32": 2.0}
+    assert choose([FP32, other], equal, here, times).model == "ov-fp32"
+    # Its miss says nothing of ONNX.
+    missed = [*SOUND, verdict("max_abs", "ov-fp32", False)]
+    shipping = choose([FP32, other], missed, here, times)
+    assert (shipping.model, list(shipping.rejected)) == ("fp32", ["ov-fp32"])
+    assert choose([FP32, other], SOUND, target()).model == "fp32"

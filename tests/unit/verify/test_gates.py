@@ -234,3 +234,18 @@ def test_a_rise_of_perplexity_is_judged_by_its_logarithm() -> None:
     lost = judge.max_drop(perplexity(2.1), perplexity(2.0), GATES, model="int8")
     assert (held.passed, lost.passed) == (True, False)
     assert lost.limit == "log perplexity at most 0.01 above fp32"
+
+
+def test_two_runtimes_are_compared_only_where_that_is_meant() -> None:
+    ours = replace(measured([[100], [100]]), runtime="openvino")
+    parent = measured([[200], [200]])
+    assert judge.faster(ours, parent, model="m").passed is None
+    assert judge.faster(ours, parent, model="m", across=True).passed is True
+    slow = replace(measured([[300], [300]]), runtime="openvino")
+    assert judge.faster(slow, parent, model="m", across=True).passed is False
+
+
+def test_a_miss_of_another_format_does_not_end_the_run() -> None:
+    far = parity(max_abs=1.0)
+    assert judge.exported(far, GATES, model="m").blocking
+    assert not judge.exported(far, GATES, model="m", blocking=False).blocking

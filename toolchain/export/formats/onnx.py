@@ -25,9 +25,9 @@ from toolchain.errors import StepError, UsageError
 from toolchain.export.answers import Answer, answer_of
 from toolchain.export.attention import plain_attention
 from toolchain.export.decoder import Decoder, cache_of, decoder_sample
-from toolchain.export.exporter import Signature
+from toolchain.export.exporter import Exporter, Signature, Source
 
-__all__ = ["export"]
+__all__ = ["export", "exporter"]
 
 # A protobuf message cannot be larger; the graph itself takes some of it.
 _MAX_WEIGHT_BYTES = 2**31 - 2**24
@@ -249,3 +249,11 @@ def _strip_prefix(graph: onnx.GraphProto) -> None:
         tensor.name = tensor.name.removeprefix(prefix)
     for node in graph.node:
         node.input[:] = [name.removeprefix(prefix) for name in node.input]
+
+
+def _write(source: Source, out: Path, precision: str) -> Signature:
+    assert precision == "fp32", "other precisions are made from the fp32 file"
+    return export(source.model(), out)
+
+
+exporter = Exporter(runtime="onnxruntime", write=_write, files={"fp32": "onnx/model.onnx"})

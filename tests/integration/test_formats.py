@@ -1,0 +1,92 @@
+"""The whole road with a second format: proved, timed beside ONNX, shipped and self-tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_compress import QUICK
+from toolchain.__main__ import main
+from toolchain.report.report import Report
+
+pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
+pytest.importorskip("nncf", reason="the extra [openvino] is not installed")
+
+
+@pytest.fixture(scope="module")
+def build(
+    encoder_folder: Path, task_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """One finished run whose second target takes nothing but OpenVINO."""
+    folder = tmp_path_factory.mktemp("formats")
+    target = folder / "intel.yaml"
+    target.write_text(
+        "name: intel\nsummary: a test's machine\nfidelity: none\n"
+        "runtime: {name: onnxruntime, threads: 1}\n"
+        "accepts: {formats: [openvino], precisions: [int8, bf16, fp32]}\n"
+        "budget: {memory_bytes: 1000000000}\n"
+    )
+    output = folder / "build"
+    arguments = [
+        "compress", "--teacher", str(encoder_folder), "--data", str(task_folder), "--layers", "2",
+        "--target", "host", "--target", str(target), "--no-baseline", "-o", str(output), *QUICK,
+        "formats=[onnx,openvino]", "precisions=[int8,bf16,fp32]",
+        # So small a model is bound by calls, not by products: what is fastest is chance here.
+        "train.epochs=4", "gates.cosine=0.9",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def report(build: Path) -> Report:
+    return Report.from_json(json.loads((build / "report" / "report.json").read_text()))
+
+
+def test_every_precision_of_the_format_is_proved_and_timed(report: Report) -> None:
+    for precision in ("fp32", "bf16", "int8"):
+        model = report.model(f"student-openvino-{precision}")
+        assert model.format == "openvino"
+        assert model.parity is not None
+        assert model.parity.against == ("student" if precision == "fp32" else "student-onnx")
+        assert {entry.runtime for entry in model.latency} == {"openvino"}
+        gates = {gate.gate: gate for gate in report.gates if gate.model == model.name}
+        assert ("max_abs" in gates) == (precision == "fp32") == ("faster" not in gates)
+        assert precision == "fp32" or gates["faster"].passed is not None
+
+
+def test_files_lie_where_others_look_for_them(build: Path, report: Report) -> None:
+    for file in ("openvino_model.xml", "openvino_model.bin", "openvino_model_bf16.bin"):
+        assert (build / "openvino" / file).is_file()
+    model = report.model("student-openvino-fp32")
+    files = [build / "openvino/openvino_model.xml", build / "openvino/openvino_model.bin"]
+    assert model.file_bytes == sum(path.stat().st_size for path in files)
+
+
+def test_a_bundle_in_the_format_stands_alone(build: Path) -> None:
+    bundle = build / "bundles" / "intel"
+    about = json.loads((bundle / "bundle.json").read_text())
+    assert about["runtime"]["name"] == "openvino"
+    assert "openvino>=" in (bundle / "requirements.txt").read_text()
+    for name in ("classify.py", "selftest.py", "README.md", "requirements.txt"):
+        assert "onnx" not in (bundle / name).read_text(), name
+    tested = subprocess.run(
+        [sys.executable, "-I", str(bundle / "selftest.py"), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stdout
+    said = subprocess.run(
+        [sys.executable, "-I", str(bundle / "classify.py"), "--json", "turn the lamp on"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(said.stdout)["label"] in about["labels"]
+    model = bundle / "model.bin"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    tested = subprocess.run(
+        [sys.executable, "-I", str(bundle / "selftest.py")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert tested.returncode == 4
+    assert "model.bin was changed" in tested.stdout + tested.stderr

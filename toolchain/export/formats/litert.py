@@ -1,0 +1,141 @@
+"""LiteRT (.tflite): for phones, boards and browsers, converted from the trained model itself.
+
+Graphs are static in shape, so one file holds a signature per length, all over the same weights;
+who runs it picks the shortest that holds a row and pads. int8 is ai-edge-quantizer's
+`dynamic_wi8_afp32`: weights per channel, activations as they come, one scale per row, no texts
+needed. Batches are one row.
+
+Shape letters: N tokens.
+"""
+
+import contextlib
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import StepError, UsageError
+from toolchain.export.exporter import Exporter, Signature, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+__all__ = ["buckets", "convert", "exporter", "quantise"]
+
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_SIGNATURE = "tokens_{}"
+
+
+def buckets(max_tokens: int) -> tuple[int, ...]:
+    """Return the lengths of a file that reads up to `max_tokens`, the last of them that."""
+    return (*(n for n in _LENGTHS if n < max_tokens), max_tokens)
+
+
+def _write(source: Source, out: Path, precision: str) -> Signature:
+    """Write `out`. Raises UsageError without a length, StepError for what cannot be converted."""
+    if not source.max_tokens:
+        raise UsageError("export to litert: shapes are static, and no longest row was given")
+    model = source.model().eval()
+    lengths = buckets(source.max_tokens)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if precision == "int8":
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.tflite"
+            names = convert(model, lengths, plain)
+            quantise(plain, out)
+    else:
+        names = convert(model, lengths, out)
+    return Signature(
+        inputs=names,
+        outputs=("logits",),
+        opset=0,
+        dynamic_axes={name: ("", "") for name in (*names, "logits")},
+        buckets=lengths,
+    )
+
+
+def _input_names(model: "PreTrainedModel") -> tuple[str, ...]:
+    types = "token_type_ids" in inspect.signature(model.forward).parameters
+    # RoBERTa-like models take token types but know only one.
+    types = types and getattr(model.config, "type_vocab_size", 1) > 1
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if types else ()))
+
+
+def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tuple[str, ...]:
+    """Write fp32 graphs of these lengths to the file `out`; returns the names of their inputs."""
+    import litert_torch
+    import torch
+
+    names = _input_names(model)
+
+    class Logits(torch.nn.Module):
+        """The model as a function of named tensors that returns logits alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: "Tensor") -> dict[str, "Tensor"]:
+            """Return the logits for int32 inputs (1, N)."""
+            long = {name: values.long() for name, values in inputs.items()}
+            return {"logits": self.model(**long, return_dict=True).logits}
+
+    whole: Any = Logits().eval()
+    converter: Any = litert_torch
+    for length in lengths:
+        ones = torch.ones((1, length), dtype=torch.int32)
+        sample = dict.fromkeys(names, ones)
+        sample = {name: values.clone() for name, values in sample.items()}
+        converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
+    aside = out.with_name(f".{out.name}.aside")
+    try:
+        with _quiet(), torch.no_grad():
+            converter.convert().export(str(aside))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        kind = type(model).__name__
+        raise StepError(f"export to litert: {kind} cannot be converted: {reason}") from error
+    aside.replace(out)
+    return names
+
+
+def quantise(plain: Path, out: Path) -> None:
+    """Write the fp32 file `plain` to `out` with int8 weights."""
+    with _quiet():
+        from ai_edge_quantizer import quantizer, recipe
+
+        worker = quantizer.Quantizer(str(plain))
+        worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        aside = out.with_name(f".{out.stem}.aside.tflite")
+        aside.unlink(missing_ok=True)
+        worker.quantize().export_model(str(aside))
+        aside.replace(out)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what converter and quantiser print about themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+exporter = Exporter(
+    runtime="litert",
+    write=_write,
+    files={"fp32": "litert/model.tflite", "int8": "litert/model_int8.tflite"},
+    packages=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    extra="litert",
+    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+)
