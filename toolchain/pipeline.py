@@ -6,16 +6,18 @@ skipped; a kill between or inside steps is resumed by the same call.
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import Artifact, Draft, file_sha256
+from toolchain import metrics
+from toolchain.artifact import Artifact, Draft, digest_of, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
-from toolchain.measurement import Verdict
+from toolchain.measurement import Metric, Verdict
 from toolchain.optimize.precision import FP32, Calibration, precisions
 from toolchain.plan import Plan
+from toolchain.plan.aware import INT8
 from toolchain.progress import Journal, Null, Progress, Tee
 from toolchain.publish import publish
 from toolchain.report.report import Report
@@ -27,12 +29,16 @@ from toolchain.steps.calibrate import calibration_rows
 from toolchain.steps.decide import decide
 from toolchain.steps.export import export, quantize
 from toolchain.steps.report import Findings, gather
-from toolchain.steps.variants import TEACHER, Variant
+from toolchain.steps.variants import TEACHER, Variant, onnx_file
 from toolchain.steps.verify import Proof, read_proof, verify
 from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping
+from toolchain.verify.gates import QUALITY
 
 __all__ = ["Outcome", "Run", "compress", "take_part"]
+
+
+_AWARE = f"student-aware-{INT8}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
         # What follows is one process's work.
         launch.part()
         run.convert()
+        run.prove()
+        run.adapt()
         shipping, verdicts = run.judge()
         run.pack(shipping)
         report = gather(run.findings(command, shipping, verdicts))
@@ -190,7 +198,42 @@ class Run:
         exported = self._onnx("student-onnx", student)
         found += [student, exported]
         found += [self._onnx(f"student-{name}", exported) for name in self._quantised()]
-        return found
+        if "verify-aware" not in self.log.done:
+            return found
+        return self._settled([*found, *self._trained_on(student)])
+
+    def _trained_on(self, student: Variant) -> list[Variant]:
+        """Return the student that was trained for its int8 file, and its files.
+
+        Its fp32 file only proves the other, whose metric is held against the ordinary student's.
+        """
+        trained = self.log.done["aware"].artifact
+        own = replace(
+            student,
+            name="student-aware",
+            path=trained.root,
+            digest=trained.files["model.safetensors"],
+            published="",
+        )
+        exported = self._onnx("student-aware-onnx", own)
+        file = self._onnx(_AWARE, exported)
+        file = replace(file, beside="student-onnx", published=onnx_file(INT8))
+        return [own, replace(exported, published="", candidate=False), file]
+
+    def _settled(self, variants: list[Variant]) -> list[Variant]:
+        """Return the variants, of two int8 files one to be published: the better that passes.
+
+        Where both pass, the other one does not ship either.
+        """
+        named = {v.name: v for v in variants}
+        plain, aware = named[f"student-{INT8}"], named[_AWARE]
+        passed = [v for v in (plain, aware) if self.proof.passed(v.name)]
+        loser = plain if passed == [aware] else aware
+        if len(passed) == 2:
+            ours, theirs = (self.proof.metrics[v.name] for v in (aware, plain))
+            loser = aware if metrics.better(ours.name, theirs.value, ours.value) else plain
+        rest = replace(loser, published="", candidate=len(passed) < 2)
+        return [rest if v is loser else v for v in variants]
 
     def _onnx(self, name: str, parent: Variant) -> Variant:
         artifact = self.log.done[name].artifact
@@ -208,14 +251,52 @@ class Run:
             published=file if parent.role == "student" else "",
         )
 
-    def judge(self) -> tuple[dict[str, Shipping], list[Verdict]]:
-        """Prove, measure, and decide what ships where."""
-        plan, variants = self.plan, self.variants()
-        recipe = plan.recipe
-        digests = {variant.name: variant.digest for variant in variants}
+    def prove(self) -> None:
+        """Verify every model against its parent and the gates."""
+        self.proof = self._proved("verify", self.variants())
+
+    def adapt(self) -> None:
+        """Train the student on for its int8 file, where that misses a gate or it is asked for."""
+        aware, missed = self.plan.aware, self._missed()
+        if aware is None or not (missed or aware.always):
+            return
+        if missed:
+            self.progress.say(f"the student is trained on with the rounding of int8: {missed}")
+        exported = self.log.done["student-onnx"].artifact
+        trained = self.teaching.aware(exported.path(str(exported.facts["file"]))).artifact
+        again = self.log.step(
+            "student-aware-onnx",
+            {"student": trained.digest},
+            {},
+            lambda draft, _: export(draft, source=trained.root),
+        ).artifact
+        self.log.step(
+            _AWARE,
+            {"student": again.digest},
+            {},
+            lambda draft, _: quantize(draft, source=again.root, precision=INT8),
+        )
+        student = next(v for v in self.variants() if v.name == "student")
+        found = self._proved("verify-aware", self._trained_on(student), self.proof.metrics)
+        self.proof = self.proof.with_more(found)
+
+    def _missed(self) -> str:
+        """Return how the int8 file misses a gate of quality, or an empty string."""
+        missed = (
+            f"{v.gate} {v.observed}, expected {v.limit}"
+            for v in self.proof.verdicts
+            if v.model == f"student-{INT8}" and v.gate in QUALITY and v.passed is False
+        )
+        return next(missed, "")
+
+    def _proved(
+        self, step: str, variants: Sequence[Variant], known: Mapping[str, Metric] | None = None
+    ) -> Proof:
+        plan, recipe = self.plan, self.plan.recipe
+        beside = {f"metric-{n}": digest_of(asdict(m)) for n, m in (known or {}).items()}
         proved = self.log.step(
-            "verify",
-            {**digests, "data": plan.task.digest},
+            step,
+            {**{v.name: v.digest for v in variants}, "data": plan.task.digest, **beside},
             {"gates": recipe.gates.model_dump(), "metric": recipe.metric, "max": plan.max_tokens},
             lambda draft, _: verify(
                 draft,
@@ -226,14 +307,22 @@ class Run:
                 max_tokens=plan.max_tokens,
                 threads=plan.train_threads,
                 progress=self.progress,
+                known=known,
             ),
         )
-        self.proof = read_proof(proved.artifact)
+        return read_proof(proved.artifact)
+
+    def judge(self) -> tuple[dict[str, Shipping], list[Verdict]]:
+        """Measure what was proved, and decide what ships where."""
+        plan, variants = self.plan, self.variants()
+        recipe = plan.recipe
         # What is not proved is not timed; the baseline has the student's shape and speed.
         timed = [
             v
             for v in variants
-            if v.role != "baseline" and v.name != "student" and self.proof.passed(v.name)
+            if v.role != "baseline"
+            and v.name not in ("student", "student-aware")
+            and self.proof.passed(v.name)
         ]
         measured = self.log.step(
             "benchmark",
@@ -257,7 +346,15 @@ class Run:
             ),
         )
         self.timing = read_timing(measured.artifact)
-        files = [v for v in variants if v.role == "student" and v.format == "onnx"]
+        files = [
+            v
+            for v in variants
+            if v.role == "student"
+            and v.format == "onnx"
+            and v.candidate
+            # A file is no better proved than the one it was made from.
+            and (not v.beside or self.proof.passed(v.parent))
+        ]
         return decide(
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
@@ -274,7 +371,9 @@ class Run:
             variant = by_name[model]
             lineage = {
                 "teacher": self.teaching.teacher.digest,
-                "student": self.log.done["distilled"].artifact.digest,
+                "student": self.log.done[
+                    "aware" if variant.beside else "distilled"
+                ].artifact.digest,
                 "data": plan.task.digest,
                 "recipe": plan.recipe_digest,
             }
@@ -324,7 +423,9 @@ class Run:
         student = self.log.done["distilled"].artifact
         files = {name: student.root / name for name in student.files}
         for variant in self.variants():
-            if variant.role == "student" and variant.parent and self.proof.passed(variant.name):
+            whole = variant.role == "student" and variant.parent and variant.published
+            # What was trained for int8 takes the place of what was not.
+            if whole and self.proof.passed(variant.name):
                 files[variant.published] = variant.path
         for target in shipping:
             step = f"bundle-{target}"
