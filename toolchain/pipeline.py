@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain import metrics
 from toolchain.artifact import Artifact, Draft, digest_of, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
@@ -26,7 +25,7 @@ from toolchain.scale import launch
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.calibrate import calibration_rows
-from toolchain.steps.decide import decide
+from toolchain.steps.decide import better_of, decide
 from toolchain.steps.export import export, quantize
 from toolchain.steps.report import Findings, gather
 from toolchain.steps.variants import TEACHER, Variant, onnx_file
@@ -200,7 +199,10 @@ class Run:
         found += [self._onnx(f"student-{name}", exported) for name in self._quantised()]
         if "verify-aware" not in self.log.done:
             return found
-        return self._settled([*found, *self._trained_on(student)])
+        *rest, aware = self._trained_on(student)
+        plain = next(v for v in found if v.name == f"student-{INT8}")
+        settled, aware = better_of(plain, aware, self.proof)
+        return [*(settled if v is plain else v for v in found), *rest, aware]
 
     def _trained_on(self, student: Variant) -> list[Variant]:
         """Return the student that was trained for its int8 file, and its files.
@@ -219,21 +221,6 @@ class Run:
         file = self._onnx(_AWARE, exported)
         file = replace(file, beside="student-onnx", published=onnx_file(INT8))
         return [own, replace(exported, published="", candidate=False), file]
-
-    def _settled(self, variants: list[Variant]) -> list[Variant]:
-        """Return the variants, of two int8 files one to be published: the better that passes.
-
-        Where both pass, the other one does not ship either.
-        """
-        named = {v.name: v for v in variants}
-        plain, aware = named[f"student-{INT8}"], named[_AWARE]
-        passed = [v for v in (plain, aware) if self.proof.passed(v.name)]
-        loser = plain if passed == [aware] else aware
-        if len(passed) == 2:
-            ours, theirs = (self.proof.metrics[v.name] for v in (aware, plain))
-            loser = aware if metrics.better(ours.name, theirs.value, ours.value) else plain
-        rest = replace(loser, published="", candidate=len(passed) < 2)
-        return [rest if v is loser else v for v in variants]
 
     def _onnx(self, name: str, parent: Variant) -> Variant:
         artifact = self.log.done[name].artifact
@@ -258,7 +245,7 @@ class Run:
     def adapt(self) -> None:
         """Train the student on for its int8 file, where that misses a gate or it is asked for."""
         aware, missed = self.plan.aware, self._missed()
-        if aware is None or not (missed or aware.always):
+        if aware is None or not (missed or aware.always) or not self.proof.passed("student-onnx"):
             return
         if missed:
             self.progress.say(f"the student is trained on with the rounding of int8: {missed}")
@@ -346,15 +333,7 @@ class Run:
             ),
         )
         self.timing = read_timing(measured.artifact)
-        files = [
-            v
-            for v in variants
-            if v.role == "student"
-            and v.format == "onnx"
-            and v.candidate
-            # A file is no better proved than the one it was made from.
-            and (not v.beside or self.proof.passed(v.parent))
-        ]
+        files = [v for v in variants if v.role == "student" and v.format == "onnx" and v.candidate]
         return decide(
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
@@ -369,11 +348,10 @@ class Run:
             if model is None:
                 continue
             variant = by_name[model]
+            trained = "aware" if variant.beside else "distilled"
             lineage = {
                 "teacher": self.teaching.teacher.digest,
-                "student": self.log.done[
-                    "aware" if variant.beside else "distilled"
-                ].artifact.digest,
+                "student": self.log.done[trained].artifact.digest,
                 "data": plan.task.digest,
                 "recipe": plan.recipe_digest,
             }
@@ -424,7 +402,6 @@ class Run:
         files = {name: student.root / name for name in student.files}
         for variant in self.variants():
             whole = variant.role == "student" and variant.parent and variant.published
-            # What was trained for int8 takes the place of what was not.
             if whole and self.proof.passed(variant.name):
                 files[variant.published] = variant.path
         for target in shipping:

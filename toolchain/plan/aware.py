@@ -55,7 +55,10 @@ def with_aware(plan: Plan) -> Plan:
         f"{when}the student is trained on for {aware.steps} steps, in fp32 and with the rounding "
         "of int8, and exported, quantised and verified again (quantize.aware)"
     )
-    return replace(plan, aware=aware, reasons=(*plan.reasons, said))
+    # Its weights, its fp32 file and its int8 file.
+    disk = plan.estimate.disk_bytes + 2 * plan.student.bytes() + plan.student.bytes() // 3
+    need = replace(plan.estimate, disk_bytes=disk)
+    return replace(plan, aware=aware, estimate=need, reasons=(*plan.reasons, said))
 
 
 def aware_stage(plan: Plan, rounding: FakeInt8) -> StagePlan:
