@@ -6,18 +6,19 @@ skipped; a kill between or inside steps is resumed by the same call.
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import Artifact, Draft, file_sha256
+from toolchain.artifact import Artifact, Draft, digest_of, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.export.exporter import exporters
 from toolchain.export.genai import GENAI_CONFIG
-from toolchain.measurement import Verdict
+from toolchain.measurement import Metric, Verdict
 from toolchain.optimize.precision import FP32, Calibration, precisions
 from toolchain.plan import Plan
+from toolchain.plan.aware import INT8
 from toolchain.progress import Journal, Null, Progress, Tee
 from toolchain.publish import publish
 from toolchain.report.report import Report
@@ -26,15 +27,19 @@ from toolchain.scale import launch
 from toolchain.steps.benchmark import Timing, benchmark, read_timing
 from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.calibrate import calibration_rows
-from toolchain.steps.decide import decide
+from toolchain.steps.decide import better_of, decide
 from toolchain.steps.export import convert, export, quantize
 from toolchain.steps.report import Findings, gather
-from toolchain.steps.variants import TEACHER, Variant
+from toolchain.steps.variants import TEACHER, Variant, onnx_file
 from toolchain.steps.verify import Proof, read_proof, verify
 from toolchain.teaching import Teaching
 from toolchain.verify.choice import Shipping
+from toolchain.verify.gates import QUALITY
 
 __all__ = ["Outcome", "Run", "compress", "take_part"]
+
+
+_AWARE = f"student-aware-{INT8}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,8 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
         # What follows is one process's work.
         launch.part()
         run.convert()
+        run.prove()
+        run.adapt()
         shipping, verdicts = run.judge()
         run.pack(shipping)
         report = gather(run.findings(command, shipping, verdicts))
@@ -232,7 +239,30 @@ class Run:
         for format, precision in self._others():
             parent = student if precision == FP32 else exported
             found.append(replace(self._onnx(f"student-{format}-{precision}", parent), opset=0))
-        return found
+        if "verify-aware" not in self.log.done:
+            return found
+        *rest, aware = self._trained_on(student)
+        plain = next(v for v in found if v.name == f"student-{INT8}")
+        settled, aware = better_of(plain, aware, self.proof)
+        return [*(settled if v is plain else v for v in found), *rest, aware]
+
+    def _trained_on(self, student: Variant) -> list[Variant]:
+        """Return the student that was trained for its int8 file, and its files.
+
+        Its fp32 file only proves the other, whose metric is held against the ordinary student's.
+        """
+        trained = self.log.done["aware"].artifact
+        own = replace(
+            student,
+            name="student-aware",
+            path=trained.root,
+            digest=trained.files["model.safetensors"],
+            published="",
+        )
+        exported = self._onnx("student-aware-onnx", own)
+        file = self._onnx(_AWARE, exported)
+        file = replace(file, held_to="student-onnx", published=onnx_file(INT8))
+        return [own, replace(exported, published="", candidate=False), file]
 
     def _onnx(self, name: str, parent: Variant) -> Variant:
         artifact = self.log.done[name].artifact
@@ -250,14 +280,52 @@ class Run:
             published=file if parent.role == "student" else "",
         )
 
-    def judge(self) -> tuple[dict[str, Shipping], list[Verdict]]:
-        """Prove, measure, and decide what ships where."""
-        plan, variants = self.plan, self.variants()
-        recipe = plan.recipe
-        digests = {variant.name: variant.digest for variant in variants}
+    def prove(self) -> None:
+        """Verify every model against its parent and the gates."""
+        self.proof = self._proved("verify", self.variants())
+
+    def adapt(self) -> None:
+        """Train the student on for its int8 file, where that misses a gate or it is asked for."""
+        aware, missed = self.plan.aware, self._missed()
+        if aware is None or not (missed or aware.always) or not self.proof.passed("student-onnx"):
+            return
+        if missed:
+            self.progress.say(f"the student is trained on with the rounding of int8: {missed}")
+        exported = self.log.done["student-onnx"].artifact
+        trained = self.teaching.aware(exported.path(str(exported.facts["file"]))).artifact
+        again = self.log.step(
+            "student-aware-onnx",
+            {"student": trained.digest},
+            {},
+            lambda draft, _: export(draft, source=trained.root),
+        ).artifact
+        self.log.step(
+            _AWARE,
+            {"student": again.digest},
+            {},
+            lambda draft, _: quantize(draft, source=again.root, precision=INT8),
+        )
+        student = next(v for v in self.variants() if v.name == "student")
+        found = self._proved("verify-aware", self._trained_on(student), self.proof.metrics)
+        self.proof = self.proof.with_more(found)
+
+    def _missed(self) -> str:
+        """Return how the int8 file misses a gate of quality, or an empty string."""
+        missed = (
+            f"{v.gate} {v.observed}, expected {v.limit}"
+            for v in self.proof.verdicts
+            if v.model == f"student-{INT8}" and v.gate in QUALITY and v.passed is False
+        )
+        return next(missed, "")
+
+    def _proved(
+        self, step: str, variants: Sequence[Variant], known: Mapping[str, Metric] | None = None
+    ) -> Proof:
+        plan, recipe = self.plan, self.plan.recipe
+        beside = {f"metric-{n}": digest_of(asdict(m)) for n, m in (known or {}).items()}
         proved = self.log.step(
-            "verify",
-            {**digests, "data": plan.task.digest},
+            step,
+            {**{v.name: v.digest for v in variants}, "data": plan.task.digest, **beside},
             {"gates": recipe.gates.model_dump(), "metric": recipe.metric, "max": plan.max_tokens},
             lambda draft, _: verify(
                 draft,
@@ -268,14 +336,22 @@ class Run:
                 max_tokens=plan.max_tokens,
                 threads=plan.train_threads,
                 progress=self.progress,
+                known=known,
             ),
         )
-        self.proof = read_proof(proved.artifact)
+        return read_proof(proved.artifact)
+
+    def judge(self) -> tuple[dict[str, Shipping], list[Verdict]]:
+        """Measure what was proved, and decide what ships where."""
+        plan, variants = self.plan, self.variants()
+        recipe = plan.recipe
         # What is not proved is not timed; the baseline has the student's shape and speed.
         timed = [
             v
             for v in variants
-            if v.role != "baseline" and v.name != "student" and self.proof.passed(v.name)
+            if v.role != "baseline"
+            and v.name not in ("student", "student-aware")
+            and self.proof.passed(v.name)
         ]
         measured = self.log.step(
             "benchmark",
@@ -299,7 +375,7 @@ class Run:
             ),
         )
         self.timing = read_timing(measured.artifact)
-        files = [v for v in variants if v.role == "student" and v.format != "torch"]
+        files = [v for v in variants if v.role == "student" and v.format != "torch" and v.candidate]
         return decide(
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
@@ -314,9 +390,10 @@ class Run:
             if model is None:
                 continue
             variant = by_name[model]
+            trained = "aware" if variant.held_to else "distilled"
             lineage = {
                 "teacher": self.teaching.teacher.digest,
-                "student": self.log.done["distilled"].artifact.digest,
+                "student": self.log.done[trained].artifact.digest,
                 "data": plan.task.digest,
                 "recipe": plan.recipe_digest,
             }
@@ -367,7 +444,8 @@ class Run:
         files = {name: student.root / name for name in student.files}
         shipped = {s.model for s in shipping.values()}
         for variant in self.variants():
-            if variant.role == "student" and variant.parent and self.proof.passed(variant.name):
+            whole = variant.role == "student" and variant.parent and variant.published
+            if whole and self.proof.passed(variant.name):
                 files[variant.published] = variant.path
                 described = variant.folder / GENAI_CONFIG
                 # Of the last one that ships, else of fp32, which comes first.

@@ -19,6 +19,7 @@ __all__ = [
     "DataTask",
     "Gates",
     "Placement",
+    "Quantize",
     "Recipe",
     "StageTraining",
     "StudentShape",
@@ -175,6 +176,19 @@ class Gates(Config):
     latency_ms: float | None = Field(None, gt=0)
 
 
+class Quantize(Config):
+    """What is done for a quantised file that loses too much.
+
+    `aware` trains the finished student on with the rounding of its int8 file, taught as in its last
+    stage: where that file misses a gate (auto), always or never. `epochs` are of the task's rows;
+    `lr` is half of that stage's where none is given.
+    """
+
+    aware: Literal["auto", "always", "never"] = "auto"
+    epochs: float = Field(1.0, gt=0)
+    lr: float | None = Field(None, gt=0)
+
+
 class Benchmark(Config):
     """Which loads are timed, for how long. `tokens` are fixed lengths beside the data's own."""
 
@@ -257,6 +271,7 @@ class Recipe(Config):
     baseline: bool = True
     precisions: list[str] = ["int8", "fp32"]
     formats: list[str] = ["onnx"]
+    quantize: Quantize = Quantize()
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
     placement: Placement = Placement()

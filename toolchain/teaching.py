@@ -16,11 +16,13 @@ from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
 from toolchain.models.initialise import Init
 from toolchain.plan import AugmentPlan, CachePlan, Plan, StagePlan
+from toolchain.plan.aware import aware_stage
 from toolchain.plan.cached import read_from
 from toolchain.rundir import Done, StepLog
 from toolchain.scale import launch, processes
 from toolchain.spec import ModelSpec
 from toolchain.steps.augment import augment, with_augmented
+from toolchain.steps.aware import rounding_of
 from toolchain.steps.cache import Filled, fill_caches
 from toolchain.steps.design import design
 from toolchain.steps.generate import generate, with_generated
@@ -298,6 +300,13 @@ class Teaching:
         if plan.baseline:
             inputs = {"student": self.start_digest}
             self._training("baseline", self.start, inputs, (plan.baseline,), plan.student)
+
+    def aware(self, exported: Path) -> Done:
+        """Train the finished student on with the rounding that its file `exported` gets in int8."""
+        plan, trained = self.plan, self.log.done["distilled"].artifact
+        stage = aware_stage(plan, rounding_of(trained.root, exported, plan.student.task))
+        inputs = {"student": trained.digest, **self._guide_digests()}
+        return self._training("aware", trained.root, inputs, (stage,), plan.student)
 
     def trained(self) -> dict[str, Mapping[str, Any]]:
         """Return the facts of every step that trained, by its name; the student's is "distill"."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolchain.data.sources import TaskData
-    from toolchain.plan import AssistantPlan, Plan, StagePlan
+    from toolchain.plan import AssistantPlan, AwarePlan, Plan, StagePlan
     from toolchain.scale.budget import Budget
 
 __all__ = ["show_plan"]
@@ -36,6 +36,8 @@ def show_plan(plan: "Plan") -> str:
     for stage in (plan.finetune, *plan.stages, plan.baseline):
         if stage is not None:
             lines += _stage(stage)
+    if plan.aware:
+        lines.append(_aware(plan.aware))
     need = plan.estimate
     time = "" if need.seconds is None else f", training {need.seconds / 60:.0f} min"
     lines.append(
@@ -86,6 +88,12 @@ def _begins(model: "Plan | AssistantPlan") -> str:
         return "starts at random"
     source = f"assistant {model.source}" if model.source else "teacher"
     return f"starts from {source} layers {model.copied}"
+
+
+def _aware(aware: "AwarePlan") -> str:
+    time = "" if aware.seconds is None else f", {aware.seconds / 60:.0f} min (estimated)"
+    when = "always" if aware.always else "only if int8 misses a gate"
+    return f"aware     {when}: {aware.steps} steps more, lr {aware.lr:g}{time}"
 
 
 def _stage(stage: "StagePlan") -> list[str]:

@@ -102,7 +102,8 @@ class _Loop:
         # Another precision than the last run's of this process would be refused otherwise.
         AcceleratorState._reset_state()
         on_cpu = not torch.cuda.is_available()
-        self.accelerator = Accelerator(mixed_precision="bf16" if run.bf16 else "no", cpu=on_cpu)
+        self.bf16 = run.bf16 and not (parts.surgery and parts.surgery.exact)
+        self.accelerator = Accelerator(mixed_precision="bf16" if self.bf16 else "no", cpu=on_cpu)
         device = self.accelerator.device
         torch.manual_seed(run.seed)
         self.student, self.terms, self.rows, self.dev = student, terms, rows, dev
@@ -366,7 +367,7 @@ class _Loop:
 
     def _answers(self) -> Answers:
         return evaluate(
-            self.student.model, self.dev, bf16=self.run.bf16, inference=self.engine.in_place
+            self.student.model, self.dev, bf16=self.bf16, inference=self.engine.in_place
         )
 
     def _judged(self, answers: Answers | None = None) -> None:

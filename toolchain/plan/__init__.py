@@ -1,11 +1,20 @@
 """Recipe to Plan: everything a run will do, resolved, and everything refused."""
 
 from toolchain.plan.make import make_plan, probed
-from toolchain.plan.types import AssistantPlan, AugmentPlan, CachePlan, Plan, StagePlan, TeacherPlan
+from toolchain.plan.types import (
+    AssistantPlan,
+    AugmentPlan,
+    AwarePlan,
+    CachePlan,
+    Plan,
+    StagePlan,
+    TeacherPlan,
+)
 
 __all__ = [
     "AssistantPlan",
     "AugmentPlan",
+    "AwarePlan",
     "CachePlan",
     "Plan",
     "StagePlan",

@@ -17,6 +17,7 @@ from toolchain.models.checkpoint import inspect
 from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
 from toolchain.plan.augment import augment_plan
+from toolchain.plan.aware import with_aware
 from toolchain.plan.cached import streaming, with_caches
 from toolchain.plan.chain import Chain, assistants_of, source_of, with_shapes
 from toolchain.plan.formats import check_expressible, with_formats
@@ -156,6 +157,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     plan = streaming(replace(plan, budget=budget, estimate=estimated(plan, budget)))
     # Once more for what was chosen.
     check_sharding(plan.placement, (*own, *stages))
+    plan = with_aware(plan)
     check_resources(plan, output)
     return plan
 
@@ -177,7 +179,17 @@ def probed(plan: Plan) -> Plan:
     ]
     rate = hardware.flops_per_s(bf16=plan.bf16, threads=plan.train_threads)
     seconds = estimate.seconds(stages, tokens=plan.mean_tokens, flops_per_s=rate)
-    return replace(plan, estimate=replace(plan.estimate, seconds=seconds))
+    plan = replace(plan, estimate=replace(plan.estimate, seconds=seconds))
+    if plan.aware is None:
+        return plan
+    last = plan.stages[-1]
+    guides = next(guides for guides, _, trained in training_of(plan) if trained is plan.stages)
+    seconds = estimate.seconds(
+        [(plan.aware.steps, last.batch_size, guides if last.needs_teacher else (), plan.student)],
+        tokens=plan.mean_tokens,
+        flops_per_s=hardware.flops_per_s(bf16=False, threads=plan.train_threads),
+    )
+    return replace(plan, aware=replace(plan.aware, seconds=seconds))
 
 
 def _check_targets(recipe: Recipe, targets: tuple[Target, ...]) -> None:

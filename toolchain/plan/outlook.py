@@ -4,7 +4,7 @@ No weights, no data and no such hardware are needed: shapes come from config.jso
 the method's terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from toolchain.distill.records import Parts
 from toolchain.distill.written import read_terms
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import described
+from toolchain.plan.aware import INT8
+from toolchain.plan.precision import AUTO
 from toolchain.plan.student import default_method, student_spec
 from toolchain.plan.task import language_task
 from toolchain.plan.training import bound_to_all
@@ -115,6 +117,7 @@ def make_outlook(recipe: Recipe) -> Outlook:
         )
     tokens = _tokens(recipe, student, teachers, reasons)
     jobs = _jobs(recipe, composition, student, teachers, tokens, _bf16(recipe, machine))
+    _say_aware(recipe, jobs, student, machine, reasons)
     stage, job = max(
         jobs.items(), key=lambda named: budget_of(named[1], Placed(), machine).rank_bytes
     )
@@ -143,6 +146,25 @@ def make_outlook(recipe: Recipe) -> Outlook:
         fitting_batch=None if fitting or way_out else next(smaller, None),
         reasons=tuple(reasons),
     )
+
+
+def _say_aware(
+    recipe: Recipe,
+    jobs: Mapping[str, Job],
+    student: ModelSpec,
+    machine: Hardware,
+    reasons: list[str],
+) -> None:
+    """Say what training for int8 would take, where it may follow and nothing rules it out yet."""
+    if recipe.quantize.aware == "never" or student.causal:
+        return
+    if "pred" in jobs and {INT8, AUTO} & set(recipe.precisions):
+        size = budget_of(replace(jobs["pred"], bf16=False), Placed(), machine).rank_bytes
+        when = "" if recipe.quantize.aware == "always" else ", should int8 miss a gate,"
+        reasons.append(
+            f"the finished student{when} is trained on with the rounding of int8, whole and in "
+            f"fp32: about {size / 1e9:.1f} GB (quantize.aware)"
+        )
 
 
 def _spec(source: str, recipe: Recipe) -> ModelSpec:

@@ -17,7 +17,15 @@ from toolchain.scale.budget import Budget
 from toolchain.spec import ModelSpec, Task
 from toolchain.target import Target
 
-__all__ = ["AssistantPlan", "AugmentPlan", "CachePlan", "Plan", "StagePlan", "TeacherPlan"]
+__all__ = [
+    "AssistantPlan",
+    "AugmentPlan",
+    "AwarePlan",
+    "CachePlan",
+    "Plan",
+    "StagePlan",
+    "TeacherPlan",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +52,9 @@ class StagePlan:
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads a teacher, or the surgery does."""
-        return self.parts.surgery is not None or any(b.requests("teacher") for b in self.terms)
+        surgery = self.parts.surgery
+        operated = surgery is not None and surgery.reads_teachers
+        return operated or any(b.requests("teacher") for b in self.terms)
 
     def as_json(self) -> dict[str, Any]:
         """Return what decides the outcome, for digests and reports."""
@@ -129,6 +139,29 @@ class CachePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AwarePlan:
+    """How a finished student is trained on for its int8 file.
+
+    Unless `always`, that happens only where the file misses a gate. `seconds` are None until the
+    machine was probed.
+    """
+
+    always: bool
+    steps: int
+    lr: float
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plans print it."""
+        return {
+            "when": "always" if self.always else "int8 misses a gate",
+            "steps": self.steps,
+            "lr": self.lr,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A whole run, resolved. `reasons` are sentences a person should read before it starts.
 
@@ -137,7 +170,7 @@ class Plan:
     the last. `source` is whose layers the student starts from, as in `AssistantPlan`. `caches` are
     where the teachers are read from, in their order; empty where they run, or where the run
     `streams` them into caches of its own. `budget` is the memory
-    of the stage that needs most, placed as the run will be.
+    of the stage that needs most, placed as the run will be. `aware` is what may follow it.
     """
 
     recipe: Recipe
@@ -170,6 +203,7 @@ class Plan:
     caches: tuple[CachePlan, ...] = ()
     streams: bool = False
     budget: Budget | None = None
+    aware: AwarePlan | None = None
 
     @property
     def placement(self) -> Placement:
@@ -227,6 +261,7 @@ class Plan:
             "finetune": self.finetune.as_json() if self.finetune else None,
             "stages": [stage.as_json() for stage in self.stages],
             "baseline": self.baseline.as_json() if self.baseline else None,
+            "aware": self.aware.as_json() if self.aware else None,
             "targets": [target.name for target in self.targets],
             "precision": "bf16" if self.bf16 else "fp32",
             "threads": {"training": self.train_threads, "benchmark": self.bench_threads},

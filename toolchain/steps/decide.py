@@ -1,7 +1,9 @@
 """What ships where: the gates that need measurements, and the best passing file per target."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from toolchain import metrics
 from toolchain.export.exporter import ONNX
 from toolchain.measurement import Verdict
 from toolchain.progress import Progress
@@ -13,7 +15,7 @@ from toolchain.target import Target
 from toolchain.verify import gates
 from toolchain.verify.choice import Candidate, Shipping, choose
 
-__all__ = ["decide"]
+__all__ = ["better_of", "decide"]
 
 
 def decide(
@@ -66,6 +68,24 @@ def decide(
         for why in shipping[target.name].rejected.values():
             progress.say(f"not shipped to {target.name}: {why}")
     return shipping, verdicts
+
+
+def better_of(plain: Variant, aware: Variant, proof: Proof) -> tuple[Variant, Variant]:
+    """Return an int8 file and the one of the student trained for int8, one of them published.
+
+    That is the better one of those that pass; where both do, the other one does not ship either. A
+    file is no better proved than the one it was made from.
+    """
+    sound = proof.passed(aware.parent)
+    passes = sound and proof.passed(aware.name)
+    wins = passes
+    if passes and proof.passed(plain.name):
+        ours, theirs = proof.metrics[aware.name], proof.metrics[plain.name]
+        wins = not metrics.better(ours.name, theirs.value, ours.value)
+        plain, aware = replace(plain, candidate=not wins), replace(aware, candidate=wins)
+    if wins:
+        return replace(plain, published=""), aware
+    return plain, replace(aware, published="", candidate=aware.candidate and sound)
 
 
 def _p50s(files: Sequence[Variant], timing: Timing) -> dict[str, float]:

@@ -177,7 +177,7 @@ def _place(
 ) -> tuple[Literal["finetune", "assistant", "distill", "baseline"], str]:
     """Return the run a training step belongs to, and the name of its stage there."""
     match step.split("-"):
-        case ["distill"]:
+        case ["distill" | "aware"]:
             return "distill", stage
         case ["baseline"]:
             return "baseline", stage

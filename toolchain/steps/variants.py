@@ -48,7 +48,9 @@ class Variant:
     `path` is a Hugging Face folder (torch) or the file a runtime opens; `parent` the variant it
     must equal; `digest` the sha256 of the file that holds its weights or names their digest;
     `published` its place in the output.
-    `max_tokens` is the most it reads of a row where that is not what the others read.
+    `max_tokens` is the most it reads of a row where that is not what the others read. `held_to` is
+    the variant its metric may not fall behind, where that is not its parent. One that is no
+    `candidate` is there to be compared with and never ships.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Variant:
     opset: int = 0
     published: str = ""
     max_tokens: int | None = None
+    held_to: str = ""
+    candidate: bool = True
 
     @property
     def runtime(self) -> str:

@@ -45,6 +45,14 @@ class Proof:
         """Return whether no gate of this variant failed."""
         return all(v.passed is not False for v in self.verdicts if v.model == name)
 
+    def with_more(self, later: "Proof") -> "Proof":
+        """Return it with what was found of further variants."""
+        return Proof(
+            metrics={**self.metrics, **later.metrics},
+            parities={**self.parities, **later.parities},
+            verdicts=(*self.verdicts, *later.verdicts),
+        )
+
 
 def read_proof(artifact: Artifact) -> Proof:
     """Read what `verify` wrote."""
@@ -62,12 +70,16 @@ def verify(
     max_tokens: int,
     threads: int,
     progress: Progress,
+    known: Mapping[str, Metric] | None = None,
 ) -> None:
-    """Run every variant over dev and test and judge it; parents come before their children."""
+    """Run every variant over dev and test and judge it; parents come before their children.
+
+    `known` are metrics of variants that were verified before and others are held against.
+    """
     torch.set_num_threads(threads)
     read: dict[str, dict[str, Rows]] = {}
     kept: dict[str, Answers] = {}
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = dict(known or {})
     parities: dict[str, Parity] = {}
     verdicts: list[Verdict] = []
     for done, variant in enumerate(variants):
@@ -162,8 +174,9 @@ def _judge(
     # A language model gives probabilities, it decides nothing: its loss says what it lost.
     if task.task not in LANGUAGE:
         verdicts.insert(1, gates.agreement(parity, limits, model=name))
-    if name in metrics and parent in metrics:
-        verdicts.append(gates.max_drop(metrics[name], metrics[parent], limits, model=name))
+    held_to = variant.held_to or parent
+    if name in metrics and held_to in metrics:
+        verdicts.append(gates.max_drop(metrics[name], metrics[held_to], limits, model=name))
     return verdicts
 
 

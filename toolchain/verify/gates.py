@@ -21,6 +21,7 @@ __all__ = [
     "MAX_ABS",
     "MAX_DROP",
     "MIN_KEPT",
+    "QUALITY",
     "SMALLER",
     "agreement",
     "cosine",
@@ -40,6 +41,9 @@ SMALLER = "smaller"
 FASTER = "faster"
 MIN_KEPT = "min_kept"
 LATENCY = "latency_ms"
+
+QUALITY = (COSINE, AGREEMENT, MAX_DROP)
+"""Gates that say whether a quantised file answers like its parent."""
 
 # A difference of two parts of n rows is not exact: 0.91 - 0.90 exceeds 0.01 in binary.
 _ROUNDING = 1e-9

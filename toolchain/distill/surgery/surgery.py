@@ -53,8 +53,10 @@ class Surgery:
 
     `hides` are kinds of the student's knowledge that cannot be read during it. `one_teacher` says
     that it cannot work with several, `takes_modules` that it needs the teacher's own modules: a
-    `TrainingModel`, not one that is only read. With `reshapes` the student's shape is an outcome: a
-    baseline undergoes it too, so that both end equally small.
+    `TrainingModel`, not one that is only read; where nothing of a teacher is asked for beside the
+    terms, `reads_teachers` is off. With `reshapes` the student's shape is an outcome: a
+    baseline undergoes it too, so that both end equally small. With `exact` the student is computed
+    in fp32 whatever the run's precision, since another rounding would hide the one that is meant.
     """
 
     key: ClassVar[str] = ""
@@ -63,7 +65,9 @@ class Surgery:
     hides: ClassVar[frozenset[str]] = frozenset()
     one_teacher: ClassVar[bool] = False
     takes_modules: ClassVar[bool] = False
+    reads_teachers: ClassVar[bool] = True
     reshapes: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""
