@@ -26,6 +26,13 @@ from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.calibrate import calibration_rows
 from toolchain.steps.decide import decide
 from toolchain.steps.export import export, quantize
+from toolchain.steps.inside import (
+    TEXT_FILE,
+    put_beside_or_inside,
+    said_of,
+    task_rows,
+    text_model,
+)
 from toolchain.steps.report import Findings, gather
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.steps.verify import Proof, read_proof, verify
@@ -70,6 +77,7 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
         launch.part()
         run.convert()
         shipping, verdicts = run.judge()
+        run.put_inside(shipping)
         run.pack(shipping)
         report = gather(run.findings(command, shipping, verdicts))
         publish(output, run.published(shipping), report, plan, run.log.steps, telling)
@@ -109,6 +117,7 @@ class Run:
         self.teaching = Teaching(plan, self.log, tensorboard=tensorboard)
         self.proof: Proof
         self.timing: Timing
+        self.texts: dict[str, Artifact] = {}
 
     def convert(self) -> None:
         """Export teacher and student; quantise the student."""
@@ -262,6 +271,34 @@ class Run:
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
 
+    def put_inside(self, shipping: Mapping[str, Shipping]) -> None:
+        """Write what ships once more, as files that take text, where that was asked for."""
+        plan = self.plan
+        if plan.recipe.tokenizer == "beside":
+            return
+        tokenizer = self.log.done["distilled"].artifact
+        for variant in self.variants():
+            if variant.name not in {s.model for s in shipping.values()}:
+                continue
+            done = self.log.step(
+                f"text-{variant.name}",
+                {"model": variant.digest, "student": tokenizer.digest, "data": plan.task.digest},
+                {"max_tokens": plan.max_tokens, "labels": plan.task.labels},
+                lambda draft, _, variant=variant: put_beside_or_inside(  # type: ignore[misc]
+                    draft,
+                    model=variant.path,
+                    tokenizer=tokenizer.root,
+                    rows=task_rows(plan.task),
+                    labels=plan.task.labels if plan.task.task == "classify" else (),
+                    max_tokens=plan.max_tokens,
+                ),
+            )
+            self.texts[variant.name] = done.artifact
+            self.progress.say(said_of(done.artifact, variant.name))
+
+    def _text_model(self, model: str | None) -> Path | None:
+        return text_model(self.texts[model]) if model in self.texts else None
+
     def pack(self, shipping: Mapping[str, Shipping]) -> None:
         """Write one bundle per target that something ships to."""
         plan = self.plan
@@ -281,7 +318,7 @@ class Run:
             on_target = target.fidelity == "measured"
             packed = self.log.step(
                 f"bundle-{target.name}",
-                {"model": variant.digest, **lineage},
+                {"model": variant.digest, **lineage, **self._text_digest(variant.name)},
                 {"target": target.model_dump(), "measured": on_target and self._timing_digest()},
                 lambda draft, _, variant=variant, target=target, lineage=lineage: bundle(  # type: ignore[misc]
                     draft,
@@ -294,11 +331,15 @@ class Run:
                     licences=licences,
                     metric=self.proof.metrics.get(variant.name),
                     measurements=[m for m in self.timing.measurements if m.model == variant.name],
+                    text_model=self._text_model(variant.name),
                 ),
             )
             problems = selftest(packed.artifact.root)
             if problems:
                 raise IntegrityError(f"the bundle for {target.name} fails its test: {problems[0]}")
+
+    def _text_digest(self, model: str) -> dict[str, str]:
+        return {"text": self.texts[model].digest} if model in self.texts else {}
 
     def _timing_digest(self) -> str:
         return self.log.done["benchmark"].artifact.digest
@@ -317,6 +358,7 @@ class Run:
             shipping=shipping,
             steps=self.log.steps,
             trained=self.teaching.trained(),
+            texts=[said_of(artifact, name) for name, artifact in self.texts.items()],
         )
 
     def published(self, shipping: Mapping[str, Shipping]) -> dict[str, Path]:
@@ -326,6 +368,10 @@ class Run:
         for variant in self.variants():
             if variant.role == "student" and variant.parent and self.proof.passed(variant.name):
                 files[variant.published] = variant.path
+        texts = [t for s in shipping.values() if (t := self._text_model(s.model))]
+        if texts:
+            # Where targets get different models, that of the first; each bundle holds its own.
+            files[TEXT_FILE] = texts[0]
         for target in shipping:
             step = f"bundle-{target}"
             if step in self.log.done:

@@ -211,7 +211,8 @@ class Recipe(Config):
 
     `teachers` are further teachers beside `teacher`; `assistants` are shapes between teacher and
     student, from the largest to the smallest, each distilled in turn. `precisions` are what the
-    student is written in and measured as, [auto]: every one that a target takes.
+    student is written in and measured as, [auto]: every one that a target takes. `tokenizer` inside
+    writes a further file that takes text, where it can be exact.
     """
 
     teacher: str
@@ -244,6 +245,7 @@ class Recipe(Config):
     ] = "auto"
     baseline: bool = True
     precisions: list[str] = ["int8", "fp32"]
+    tokenizer: Literal["beside", "inside"] = "beside"
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
     placement: Placement = Placement()

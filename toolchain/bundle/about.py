@@ -13,13 +13,16 @@ from toolchain.measurement import Measurement, Metric
 from toolchain.recipe import DataTask
 from toolchain.target import Target
 
-__all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
+__all__ = ["CLOSE_CALL", "REQUIRES", "TEXT_MODEL", "About", "Kind", "ModelFile", "Padding"]
 
 Kind = Literal["single", "pair"]
 
 # Lower bounds with aarch64 wheels for Python 3.10 and newer. onnxruntime 1.21 dies with an illegal
 # instruction on Cortex-A53 and A72.
 REQUIRES: Mapping[str, str] = {"onnxruntime": "1.22.1", "tokenizers": "0.21", "numpy": "1.26"}
+
+TEXT_MODEL = "text_model.onnx"
+"""The file with the tokenizer inside, where a bundle has one."""
 
 # A decision whose margin is below this part of the median margin is not judged in int8.
 CLOSE_CALL = 0.1
@@ -70,6 +73,7 @@ class About:
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
     task: DataTask = "classify"
+    text_model: bool = False
 
     @property
     def form(self) -> Form:
@@ -121,6 +125,7 @@ class About:
             "precision": self.precision,
             "inputs": list(self.model.inputs),
             "output": self.model.output,
+            "text_model": TEXT_MODEL if self.text_model else None,
             "model": {
                 "sha256": self.model.sha256,
                 "file_bytes": self.model.file_bytes,

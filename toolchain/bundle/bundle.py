@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.artifact import file_sha256, out_of_disk
-from toolchain.bundle.about import REQUIRES, About, Kind, ModelFile
+from toolchain.bundle.about import REQUIRES, TEXT_MODEL, About, Kind, ModelFile
 from toolchain.bundle.forms import Form, Row, form_of
 from toolchain.bundle.golden import golden_rows, padding_of
 from toolchain.bundle.readme import render
@@ -53,12 +53,14 @@ def build(
     measurements: Sequence[Measurement] = (),
     notes: Sequence[str] = (),
     task: DataTask = "classify",
+    text_model: Path | None = None,
 ) -> None:
     """Write a bundle into the empty folder `out`.
 
     `model_digest` is the sha256 of the .onnx file that was verified and measured; `tokenizer` is
     a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real rows of the
-    task (of a tagger, the words of each); `licenses` maps file names to texts.
+    task (of a tagger, the words of each); `licenses` maps file names to texts. `text_model` is the
+    same model with the tokenizer inside, copied along.
 
     Raises UsageError for arguments that make no bundle or that the target does not take, and
     IntegrityError when the model is not the one of that digest, answers with another number of
@@ -82,10 +84,13 @@ def build(
         measurements=tuple(measurements),
         notes=tuple(notes),
         task=task,
+        text_model=text_model is not None,
     )
     _check_target(about)
     try:
         _copy(out, model, tokenizer, form)
+        if text_model:
+            shutil.copyfile(text_model, out / TEXT_MODEL)
         _write_texts(out, about, licenses)
     except OSError as error:
         raise out_of_disk(error, out) from error

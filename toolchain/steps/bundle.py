@@ -27,6 +27,7 @@ def bundle(
     licences: Mapping[str, str],
     metric: Metric | None,
     measurements: Sequence[Measurement],
+    text_model: Path | None = None,
 ) -> None:
     """Write the bundle of one variant for one target."""
     build(
@@ -46,6 +47,7 @@ def bundle(
         measurements=measurements,
         notes=target.notes,
         task=task.task,
+        text_model=text_model,
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)
