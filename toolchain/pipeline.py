@@ -13,7 +13,7 @@ from typing import Any
 from toolchain.artifact import Artifact, Draft, digest_of, file_sha256
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
-from toolchain.export.exporter import exporters
+from toolchain.export.exporter import ONNX, exporters
 from toolchain.export.genai import GENAI_CONFIG
 from toolchain.measurement import Metric, Verdict
 from toolchain.optimize.precision import FP32, Calibration, precisions
@@ -29,6 +29,13 @@ from toolchain.steps.bundle import bundle, licences_of
 from toolchain.steps.calibrate import calibration_rows
 from toolchain.steps.decide import better_of, decide
 from toolchain.steps.export import convert, export, quantize
+from toolchain.steps.inside import (
+    TEXT_FILE,
+    put_beside_or_inside,
+    said_of,
+    task_rows,
+    text_model,
+)
 from toolchain.steps.report import Findings, gather
 from toolchain.steps.variants import TEACHER, Variant, onnx_file
 from toolchain.steps.verify import Proof, read_proof, verify
@@ -79,6 +86,7 @@ def compress(plan: Plan, output: Path, *, command: str, progress: Progress) -> O
         run.prove()
         run.adapt()
         shipping, verdicts = run.judge()
+        run.put_inside(shipping)
         run.pack(shipping)
         report = gather(run.findings(command, shipping, verdicts))
         publish(output, run.published(shipping), report, plan, run.log.steps, telling)
@@ -118,6 +126,7 @@ class Run:
         self.teaching = Teaching(plan, self.log, tensorboard=tensorboard)
         self.proof: Proof
         self.timing: Timing
+        self.texts: dict[str, Artifact] = {}
 
     def convert(self) -> None:
         """Export teacher and student; quantise the student."""
@@ -380,6 +389,37 @@ class Run:
             files, plan.targets, recipe.gates, self.proof, self.timing, progress=self.progress
         )
 
+    def put_inside(self, shipping: Mapping[str, Shipping]) -> None:
+        """Write what ships once more, as files that take text, where that was asked for."""
+        plan = self.plan
+        if plan.recipe.tokenizer == "beside":
+            return
+        tokenizer = self.log.done["distilled"].artifact
+        for variant in self.variants():
+            if variant.name not in {s.model for s in shipping.values()}:
+                continue
+            if variant.format != ONNX:
+                self.progress.say(f"{variant.name}: a tokenizer goes into ONNX files only")
+                continue
+            done = self.log.step(
+                f"text-{variant.name}",
+                {"model": variant.digest, "student": tokenizer.digest, "data": plan.task.digest},
+                {"max_tokens": plan.max_tokens, "labels": plan.task.labels},
+                lambda draft, _, variant=variant: put_beside_or_inside(  # type: ignore[misc]
+                    draft,
+                    model=variant.path,
+                    tokenizer=tokenizer.root,
+                    rows=task_rows(plan.task),
+                    labels=plan.task.labels if plan.task.task == "classify" else (),
+                    max_tokens=plan.max_tokens,
+                ),
+            )
+            self.texts[variant.name] = done.artifact
+            self.progress.say(said_of(done.artifact, variant.name))
+
+    def _text_model(self, model: str | None) -> Path | None:
+        return text_model(self.texts[model]) if model in self.texts else None
+
     def pack(self, shipping: Mapping[str, Shipping]) -> None:
         """Write one bundle per target that something ships to."""
         plan = self.plan
@@ -400,7 +440,7 @@ class Run:
             on_target = target.fidelity == "measured"
             packed = self.log.step(
                 f"bundle-{target.name}",
-                {"model": variant.digest, **lineage},
+                {"model": variant.digest, **lineage, **self._text_digest(variant.name)},
                 {"target": target.model_dump(), "measured": on_target and self._timing_digest()},
                 lambda draft, _, variant=variant, target=target, lineage=lineage: bundle(  # type: ignore[misc]
                     draft,
@@ -413,11 +453,15 @@ class Run:
                     licences=licences,
                     metric=self.proof.metrics.get(variant.name),
                     measurements=[m for m in self.timing.measurements if m.model == variant.name],
+                    text_model=self._text_model(variant.name),
                 ),
             )
             problems = selftest(packed.artifact.root)
             if problems:
                 raise IntegrityError(f"the bundle for {target.name} fails its test: {problems[0]}")
+
+    def _text_digest(self, model: str) -> dict[str, str]:
+        return {"text": self.texts[model].digest} if model in self.texts else {}
 
     def _timing_digest(self) -> str:
         return self.log.done["benchmark"].artifact.digest
@@ -436,6 +480,7 @@ class Run:
             shipping=shipping,
             steps=self.log.steps,
             trained=self.teaching.trained(),
+            texts=[said_of(artifact, name) for name, artifact in self.texts.items()],
         )
 
     def published(self, shipping: Mapping[str, Shipping]) -> dict[str, Path]:
@@ -453,6 +498,10 @@ class Run:
                     files[GENAI_CONFIG] = described
                 for path in variant.beside:
                     files[path.relative_to(variant.folder).as_posix()] = path
+        texts = [t for s in shipping.values() if (t := self._text_model(s.model))]
+        if texts:
+            # Where targets get different models, that of the first; each bundle holds its own.
+            files[TEXT_FILE] = texts[0]
         for target in shipping:
             step = f"bundle-{target}"
             if step in self.log.done:

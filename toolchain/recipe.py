@@ -237,7 +237,8 @@ class Recipe(Config):
     `teachers` are further teachers beside `teacher`; `assistants` are shapes between teacher and
     student, from the largest to the smallest, each distilled in turn. `precisions` are what the
     student is written in and measured as, [auto]: every one that a target takes; `formats` in which
-    files, [auto]: every one that a target takes and whose packages are installed.
+    files, [auto]: every one that a target takes and whose packages are installed. `tokenizer`
+    inside writes a further file that takes text, where it can be exact.
     """
 
     teacher: str
@@ -272,6 +273,7 @@ class Recipe(Config):
     precisions: list[str] = ["int8", "fp32"]
     formats: list[str] = ["onnx"]
     quantize: Quantize = Quantize()
+    tokenizer: Literal["beside", "inside"] = "beside"
     gates: Gates = Gates()
     benchmark: Benchmark = Benchmark()
     placement: Placement = Placement()

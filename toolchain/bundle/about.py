@@ -14,12 +14,15 @@ from toolchain.measurement import Measurement, Metric
 from toolchain.recipe import DataTask
 from toolchain.target import Target
 
-__all__ = ["CLOSE_CALL", "REQUIRES", "About", "Kind", "ModelFile", "Padding"]
+__all__ = ["CLOSE_CALL", "REQUIRES", "TEXT_MODEL", "About", "Kind", "ModelFile", "Padding"]
 
 Kind = Literal["single", "pair"]
 
 # What a bundle asks for beside what runs its model.
 REQUIRES: Mapping[str, str] = {"tokenizers": "0.21", "numpy": "1.26"}
+
+TEXT_MODEL = "text_model.onnx"
+"""The file with the tokenizer inside, where a bundle has one."""
 
 # A decision whose margin is below this part of the median margin is not judged in int8.
 CLOSE_CALL = 0.1
@@ -74,6 +77,7 @@ class About:
     notes: tuple[str, ...]
     task: DataTask = "classify"
     format: str = "onnx"
+    text_model: bool = False
 
     @property
     def engine(self) -> Engine:
@@ -135,6 +139,7 @@ class About:
             "precision": self.precision,
             "inputs": list(self.model.inputs),
             "output": self.model.output,
+            "text_model": TEXT_MODEL if self.text_model else None,
             "model": {
                 "sha256": self.model.sha256,
                 "file_bytes": self.model.file_bytes,

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.artifact import file_sha256, out_of_disk
-from toolchain.bundle.about import About, Kind, ModelFile
+from toolchain.bundle.about import TEXT_MODEL, About, Kind, ModelFile
 from toolchain.bundle.engines import Engine, engine_of
 from toolchain.bundle.forms import Form, Row, Shipped, form_of
 from toolchain.bundle.golden import golden_rows, padding_of
@@ -56,12 +56,14 @@ def build(
     notes: Sequence[str] = (),
     task: DataTask = "classify",
     format: str = "onnx",
+    text_model: Path | None = None,
 ) -> None:
     """Write a bundle into the empty folder `out`.
 
     `model_digest` is the sha256 of the file in `format` that was verified and measured;
     `tokenizer` is a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real
     rows of the task (of a tagger, the words of each); `licenses` maps file names to texts.
+    `text_model` is the same model with the tokenizer inside, copied along.
 
     Raises UsageError for arguments that make no bundle or that the target does not take, and
     IntegrityError when the model is not the one of that digest, answers with another number of
@@ -86,10 +88,13 @@ def build(
         notes=tuple(notes),
         task=task,
         format=format,
+        text_model=text_model is not None,
     )
     _check_target(about)
     try:
         _copy(out, model, tokenizer, about)
+        if text_model:
+            shutil.copyfile(text_model, out / TEXT_MODEL)
         _write_texts(out, about, licenses)
     except OSError as error:
         raise out_of_disk(error, out) from error

@@ -17,7 +17,12 @@ def run(json_: o.Json = False, debug: o.Debug = False) -> None:  # noqa: ARG001 
     from toolchain.models.family import families
 
     found = environment()
-    extras = {"datasets": "hub", "tensorboard": "tensorboard", "optimum-onnx": "optimum"}
+    extras = {
+        "datasets": "hub",
+        "onnxruntime-extensions": "extensions",
+        "optimum-onnx": "optimum",
+        "tensorboard": "tensorboard",
+    }
     missing = {}
     for package, extra in extras.items():
         try:

@@ -1,11 +1,12 @@
 """`toolchain export`: a trained model to ONNX, or to another format."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from toolchain.cli import options as o
+from toolchain.cli.console import err
 from toolchain.cli.stage import folder_digests, run_folder_step
 
 __all__ = ["run"]
@@ -19,18 +20,28 @@ def run(
     precision: Annotated[
         str, typer.Option("--precision", help="Of another format than onnx.", metavar="NAME")
     ] = "fp32",
+    output: o.Output = Path("exported"),
+    tokenizer: Annotated[
+        Literal["beside", "inside"],
+        typer.Option(help="inside: a further file that takes text, where it can be exact."),
+    ] = "beside",
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Task data, for int8 of openvino.", metavar="DIR|FILE"),
+        typer.Option(
+            "--data",
+            help="Task data: read for int8 of openvino, and to prove the text file.",
+            metavar="DIR|FILE",
+        ),
     ] = None,
-    output: o.Output = Path("exported"),
     json_: o.Json = False,
     verbose: o.Verbose = False,
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
     """Export a model with a head to ONNX with dynamic batch and length, tokenizer beside it."""
     from toolchain.errors import UsageError
+    from toolchain.export.extensions import check_extensions
     from toolchain.models.checkpoint import inspect
+    from toolchain.spec import SEQUENCE
 
     found = inspect(str(model))
     if found.task == "encode":
@@ -47,33 +58,60 @@ def run(
             raise UsageError(f"{model}: {format} does not hold models for {found.task}")
     if looks and data is None:
         raise UsageError(f"{format} {precision} looks at texts of the task, and --data is missing")
+    inside = tokenizer == "inside"
+    if inside and exporter is not None:
+        raise UsageError("a tokenizer goes into ONNX files only", "drop --format or --tokenizer")
+    if inside:
+        check_extensions()
+        if found.task not in SEQUENCE:
+            raise UsageError(
+                f"{model}: answers token by token, so its tokens are needed",
+                "leave the tokenizer beside the model",
+            )
+    if data is not None and not looks and not inside:
+        raise UsageError("--data is not read by this export", "drop it")
     from toolchain.artifact import Draft
+    from toolchain.steps.calibrate import calibration_rows
     from toolchain.steps.export import convert, export
-    from toolchain.steps.folders import data_for, max_tokens_of
+    from toolchain.steps.folders import data_for, labels_of, max_tokens_of
+    from toolchain.steps.inside import put_beside_or_inside, said_of, task_rows
 
     inputs, task = folder_digests(model=model), None
-    if looks and data is not None:
+    if data is not None:
         task = data_for(model, data)
         inputs["data"] = task.digest
 
     def write(draft: Draft, work: Path) -> None:
-        if exporter is None:
-            export(draft, source=model)
+        if exporter is not None:
+            tokens = max_tokens_of(model)
+            export(Draft(work / "onnx"), source=model)
+            rows = calibration_rows(model, task, max_tokens=tokens, seed=0) if task else ()
+            convert(
+                draft,
+                format=format,
+                precision=precision,
+                trained=model,
+                exported=work / "onnx",
+                max_tokens=tokens,
+                calibration=rows,
+            )
             return
-        from toolchain.steps.calibrate import calibration_rows
-
-        tokens = max_tokens_of(model)
-        export(Draft(work / "onnx"), source=model)
-        rows = calibration_rows(model, task, max_tokens=tokens, seed=0) if task else ()
-        convert(
-            draft,
-            format=format,
-            precision=precision,
-            trained=model,
-            exported=work / "onnx",
-            max_tokens=tokens,
-            calibration=rows,
-        )
+        export(draft, source=model)
+        if inside:
+            put_beside_or_inside(
+                draft,
+                model=draft.folder / str(draft.facts["file"]),
+                tokenizer=draft.folder,
+                rows=task_rows(task) if task else (),
+                labels=list(labels_of(model).values()) if found.task == "classify" else (),
+                max_tokens=max_tokens_of(model),
+            )
 
     config = {} if exporter is None else {"format": format, "precision": precision}
-    run_folder_step(output, "export", inputs, config, write, json_=json_, verbose=verbose)
+    if inside:
+        config["tokenizer"] = "inside"
+    artifact = run_folder_step(
+        output, "export", inputs, config, write, json_=json_, verbose=verbose
+    )
+    if inside:
+        err.print(said_of(artifact, str(model)), markup=False)

@@ -39,7 +39,7 @@ from toolchain.plan.student import (
 )
 from toolchain.plan.task import for_task
 from toolchain.plan.teachers import check_alike, further_teachers, trained_together
-from toolchain.plan.tokenizers import one_text_per_row, with_tokenizers
+from toolchain.plan.tokenizers import check_inside, one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
 from toolchain.recipe import Recipe
@@ -75,6 +75,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     )
     recipe = check_expressible(asked, recipe, task.task)
     reasons += (*teacher.notes, *task.notes)
+    check_inside(recipe, task)
     recipe = recipe.model_copy(
         update={"metric": metrics.resolve(recipe.metric, task.task, task.labels)}
     )

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from toolchain.data.sources import TaskData
 from toolchain.errors import UsageError
+from toolchain.export.extensions import check_extensions
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.tokenizers import reads_tokens_of
 from toolchain.recipe import Recipe
-from toolchain.spec import LANGUAGE, ModelSpec
+from toolchain.spec import LANGUAGE, SEQUENCE, ModelSpec
 
-__all__ = ["one_text_per_row", "with_tokenizers"]
+__all__ = ["check_inside", "one_text_per_row", "with_tokenizers"]
 
 
 def with_tokenizers(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
@@ -55,3 +56,15 @@ def one_text_per_row(
         reasons.append("each text is a row: full blocks would differ between the tokenizers")
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": False})})
     return recipe
+
+
+def check_inside(recipe: Recipe, task: TaskData) -> None:
+    """Raise UsageError where a tokenizer in the graph is asked for and cannot be had at all."""
+    if recipe.tokenizer == "beside":
+        return
+    if task.task not in SEQUENCE:
+        raise UsageError(
+            f"tokenizer is inside, but {task.task} answers token by token: its tokens are needed",
+            "leave the tokenizer beside the model",
+        )
+    check_extensions()

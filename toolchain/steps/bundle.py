@@ -27,6 +27,7 @@ def bundle(
     licences: Mapping[str, str],
     metric: Metric | None,
     measurements: Sequence[Measurement],
+    text_model: Path | None = None,
 ) -> None:
     """Write the bundle of one variant for one target."""
     build(
@@ -47,6 +48,7 @@ def bundle(
         notes=target.notes,
         task=task.task,
         format=variant.format,
+        text_model=text_model,
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)

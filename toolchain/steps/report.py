@@ -23,7 +23,7 @@ __all__ = ["Findings", "gather"]
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All results of a run."""
+    """All results of a run; `texts` say what became of the tokenizer where a graph was to read."""
 
     plan: Plan
     command: str
@@ -34,6 +34,7 @@ class Findings:
     shipping: Mapping[str, Shipping]
     steps: Sequence[Done]
     trained: Mapping[str, Mapping[str, Any]]
+    texts: Sequence[str] = ()
 
 
 def gather(found: Findings) -> Report:
@@ -61,7 +62,7 @@ def gather(found: Findings) -> Report:
             layer_map=() if plan.source else plan.copied.pairs,
             method=plan.recipe.method,
             terms=tuple(f"{s.name}: {bound}" for s in plan.stages for bound in s.terms),
-            reasons=plan.reasons,
+            reasons=(*plan.reasons, *found.texts),
         ),
         license=plan.teacher.licence or None,
         base_model=_base_model(plan),
