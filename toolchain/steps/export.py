@@ -8,6 +8,7 @@ from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
 from toolchain.models.loading import load_model
+from toolchain.models.sentence import FILES
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
 from toolchain.steps.folders import task_of
@@ -61,6 +62,7 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
-    for name in names:
+    for name in (*names, *FILES):
         if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
