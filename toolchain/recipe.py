@@ -31,7 +31,7 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Stage = Literal["general", "inter", "pred"]
-DataTask = Literal["causal_lm", "classify", "mask_lm", "multi_label", "regress", "tag"]
+DataTask = Literal["causal_lm", "classify", "embed", "mask_lm", "multi_label", "regress", "tag"]
 """The tasks that rows can be for; a subset of `spec.Task`."""
 
 
@@ -74,13 +74,15 @@ class Data(Config):
 
     `task` says what the rows are for where their columns leave it open. With `pack`, raw text is
     cut into full blocks of `max_tokens` instead of one row per line; by default the text of a
-    language-model task is, that of a general stage (`raw`) is not.
+    language-model task is, that of a general stage (`raw`) is not. `pooling` says how the states of
+    a text become its embedding, where the teacher's folder does not.
     """
 
     path: str
     task: Literal["auto"] | DataTask = "auto"
     raw: str | None = None
     pack: bool | None = None
+    pooling: Literal["auto", "cls", "max", "mean"] = "auto"
     columns: Columns = Columns()
     max_tokens: Positive | None = None
     augment: Augment | None = None
@@ -256,6 +258,7 @@ class Recipe(Config):
     metric: Literal[
         "auto",
         "accuracy",
+        "cosine",
         "entity_f1",
         "f1",
         "loss",

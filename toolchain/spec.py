@@ -8,7 +8,9 @@ from typing import Literal
 
 __all__ = ["LABELLED", "LANGUAGE", "SEQUENCE", "TOKENS", "ModelSpec", "Parts", "Precision", "Task"]
 
-Task = Literal["classify", "multi_label", "regress", "tag", "mask_lm", "causal_lm", "encode"]
+Task = Literal[
+    "classify", "multi_label", "regress", "tag", "mask_lm", "causal_lm", "embed", "encode"
+]
 Precision = Literal["fp32", "bf16", "int8"]
 
 SEQUENCE: frozenset[Task] = frozenset({"classify", "multi_label", "regress"})
@@ -200,6 +202,9 @@ class ModelSpec:
                 return d * e + e + self._norm(e) + self.vocab + matrix
             case "causal_lm":
                 return 0 if parts.tied else self.vocab * d
+            case "embed":
+                # States are pooled without parameters.
+                return 0
             case "encode":
                 return dense if parts.pooler else 0
 

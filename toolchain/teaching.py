@@ -18,6 +18,7 @@ from toolchain.models.initialise import Init
 from toolchain.plan import AugmentPlan, CachePlan, Plan, StagePlan
 from toolchain.plan.aware import aware_stage
 from toolchain.plan.cached import read_from
+from toolchain.plan.embedding import sentence_of
 from toolchain.rundir import Done, StepLog
 from toolchain.scale import launch, processes
 from toolchain.spec import ModelSpec
@@ -26,6 +27,7 @@ from toolchain.steps.aware import rounding_of
 from toolchain.steps.cache import Filled, fill_caches
 from toolchain.steps.design import design
 from toolchain.steps.generate import generate, with_generated
+from toolchain.steps.pool import pool
 from toolchain.steps.together import finetune_together, member
 from toolchain.steps.training import TeacherSource, TrainingSetup, train_stages
 
@@ -102,6 +104,9 @@ class Teaching:
     def finetune(self) -> None:
         """Give bare encoders their heads; nothing to do for teachers that have one."""
         plan = self.plan
+        if plan.task.task == "embed":
+            self._pool()
+            return
         if plan.together and plan.finetune:
             self._finetune_together(plan.finetune)
             return
@@ -115,6 +120,21 @@ class Teaching:
                     (stage,),
                     encoder.spec,
                     labels=dict(enumerate(plan.task.labels)),
+                )
+                self._fine_tuned(number, done.artifact.root, done.artifact.digest)
+
+    def _pool(self) -> None:
+        """Write down of bare encoders how their states become embeddings."""
+        for number, checkpoint in enumerate(self.plan.checkpoints, 1):
+            if checkpoint.sentence is None:
+                sentence = sentence_of(self.plan.recipe, checkpoint)
+                done = self.log.step(
+                    "teacher" if number == 1 else f"teacher-{number}",
+                    {"encoder": checkpoint.digest},
+                    sentence.as_json(),
+                    lambda draft, _, root=checkpoint.root, sentence=sentence: pool(  # type: ignore[misc]
+                        draft, source=root, sentence=sentence
+                    ),
                 )
                 self._fine_tuned(number, done.artifact.root, done.artifact.digest)
 

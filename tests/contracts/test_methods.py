@@ -33,6 +33,7 @@ NOT_SEPARABLE = {
     "rkd/angle": "angles stand between the sequences of one micro-batch",
     "rkd/distance": "distances stand between the sequences of one micro-batch",
     "sp/similarity": "similarities stand between the sequences of one micro-batch",
+    "similarities/similarities": "similarities stand between the sequences of one micro-batch",
     "lrc_bert/contrast": "the negatives are the other sequences of one micro-batch",
     "bert_emd/hidden": "the flow is the best one for all rows at once",
     "bert_emd/attention": "the flow is the best one for all rows at once",

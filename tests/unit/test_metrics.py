@@ -178,6 +178,7 @@ def test_every_task_of_the_recipe_has_metrics_and_knows_its_default() -> None:
     assert {task: resolve("auto", task) for task in DataTask.__args__} == {
         "causal_lm": "loss",
         "classify": "accuracy",
+        "embed": "spearman",
         "mask_lm": "loss",
         "multi_label": "micro_f1",
         "regress": "pearson",

@@ -32,7 +32,8 @@ CLOSE_CALL = 0.1
 class ModelFile:
     """What the model's file declares: its digest, size, versions and the names it takes and gives.
 
-    `opset` and `ir_version` are 0 where a format has none.
+    `opset` and `ir_version` are 0 where a format has none. `width` is that of the vectors it
+    gives, 0 where it gives answers.
     """
 
     sha256: str
@@ -41,6 +42,7 @@ class ModelFile:
     ir_version: int
     inputs: tuple[str, ...]
     output: str
+    width: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class About:
 
         fp32: each logit. Anything else is not the same to the last bit on every CPU: cosine of
         each row (or token, where each has an answer) and on average, equal decisions, both without
-        close calls. A score has no direction
+        close calls. A vector decides nothing: cosines alone. A score has no direction
         and decides nothing: its distance, on average and in each row, in standard deviations of
         the recorded scores.
         """
@@ -108,6 +110,8 @@ class About:
             return {"max_abs": 1e-4}
         if self.task == "regress":
             return {"mean_distance": 0.1, "row_distance": 0.5}
+        if self.form.vector:
+            return {"row_cosine": 0.99, "mean_cosine": 0.999}
         return {"row_cosine": 0.99, "mean_cosine": 0.999, "close_call": CLOSE_CALL}
 
     @property
@@ -145,6 +149,7 @@ class About:
                 "file_bytes": self.model.file_bytes,
                 "opset": self.model.opset,
                 "ir_version": self.model.ir_version,
+                **({"width": self.model.width} if self.form.vector else {}),
             },
             "runtime": {
                 "name": self.engine.package,

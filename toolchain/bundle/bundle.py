@@ -178,13 +178,17 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
     if not usable or set(own.values()) != {onnx.TensorProto.INT64}:
         expected = ", ".join((*known, f"{_CACHE}*") if form.prompt else known)
         raise UsageError(f"{path}: takes {', '.join(inputs)}, expected int64 inputs of {expected}")
+    output = _logits_output([value.name for value in proto.graph.output], path)
+    (given,) = (value for value in proto.graph.output if value.name == output)
+    axes = given.type.tensor_type.shape.dim
     return ModelFile(
         sha256=found,
         file_bytes=path.stat().st_size,
         opset=max(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
         inputs=tuple(own),
-        output=_logits_output([value.name for value in proto.graph.output], path),
+        output=output,
+        width=axes[-1].dim_value if axes and form.vector else 0,
     )
 
 

@@ -55,7 +55,7 @@ class Form:
     `script` is a file of `assets`, which offers `name`; `title` begins the README. `fewest` is the
     least number of labels. `words` says that a row is the words of one text, `per_token` that each
     token has an answer, `gap` that what is asked for is a gap in the text, `prompt` that it is what
-    follows the text.
+    follows the text. `vector` says that the answer is a vector, which decides nothing.
     """
 
     script: str
@@ -66,6 +66,7 @@ class Form:
     per_token: bool = False
     gap: bool = False
     prompt: bool = False
+    vector: bool = False
 
     def open(self, folder: Path) -> Shipped:
         """Open a bundle with its own script. Raises what `damaged` says."""
@@ -89,6 +90,7 @@ FORMS: Mapping[DataTask, Form] = {
     "multi_label": Form("classify.py", "Classifier", "Text classifier", 1),
     "regress": Form("classify.py", "Classifier", "Text scorer", 1),
     "tag": Form("tag.py", "Tagger", "Tagger", 1, words=True, per_token=True),
+    "embed": Form("embed.py", "Embedder", "Sentence encoder", 0, vector=True),
     "mask_lm": Form("fill_mask.py", "Filler", "Filler of gaps", 0, per_token=True, gap=True),
     "causal_lm": Form("generate.py", "Generator", "Writer", 0, per_token=True, prompt=True),
 }

@@ -222,9 +222,12 @@ def _whole(shipped: Shipped, logits_C: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _decision(shipped: Shipped, logits: list[float]) -> dict[str, str | list[str]]:
-    """Return what the logits of a row mean: a label, the labels above 0.5, nothing for a score."""
+    """Return what the logits of a row mean: a label, the labels above 0.5, nothing for a score.
+
+    Nor for a vector.
+    """
     match shipped.task:
-        case "regress":
+        case "regress" | "embed":
             return {}
         case "multi_label":
             on = [name for name, logit in zip(shipped.labels, logits, strict=True) if logit > 0]

@@ -28,6 +28,7 @@ def run(
     from toolchain.plan import make_plan
 
     plan = make_plan(recipe, output)
-    if plan.finetune is None:
+    unpooled = plan.task.task == "embed" and plan.teacher.sentence is None
+    if plan.finetune is None and not unpooled:
         raise UsageError(f"teacher {recipe.teacher}: it has a head already", "use it as it is")
     run_stage(plan, output, "finetune", json_=json_, verbose=verbose)

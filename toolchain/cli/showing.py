@@ -61,6 +61,8 @@ def _outputs(task: "TaskData") -> str:
             return f"{task.kind}, a score ({task.labels[0]})"
         case "tag":
             return f"words, {len(task.labels)} tags"
+        case "embed":
+            return "texts, a vector each" + (", pairs scored" if task.dev.labels else "")
         case "causal_lm":
             return "prompts and answers" if task.kind == "pair" else "text, the next token"
         case "mask_lm":

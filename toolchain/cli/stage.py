@@ -17,6 +17,9 @@ __all__ = ["folder_digests", "needs_head", "run_folder_step", "run_stage"]
 
 def needs_head(plan: "Plan") -> None:
     """Refuse a teacher that has still to be fine-tuned."""
+    if plan.task.task == "embed":
+        _needs_pooling(plan)
+        return
     bare = [other for other in plan.others if other.finetune]
     if plan.finetune is None and bare:
         raise UsageError(
@@ -28,6 +31,16 @@ def needs_head(plan: "Plan") -> None:
             f"teacher {plan.recipe.teacher}: a bare encoder without a head",
             "give it one with toolchain finetune",
         )
+
+
+def _needs_pooling(plan: "Plan") -> None:
+    """Refuse a teacher whose folder does not say how its states become embeddings."""
+    for checkpoint in plan.checkpoints:
+        if checkpoint.sentence is None:
+            raise UsageError(
+                f"teacher {checkpoint.source}: its folder does not say how texts are pooled",
+                "write it down with toolchain finetune --data ... data.task=embed",
+            )
 
 
 def run_stage(

@@ -67,6 +67,9 @@ def coding_of(
     where = splits["train"].table.file
     if chosen.task in LANGUAGE:
         return Coding(names=(), named=False)
+    if chosen.task == "embed":
+        # What names a column of scores is no output of a model.
+        return Coding(names=(), named=False)
     if chosen.task == "regress":
         assert chosen.label is not None
         if teacher is not None and len(teacher) != 1:

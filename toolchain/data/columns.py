@@ -35,6 +35,7 @@ _ROLES: Mapping[DataTask, tuple[str, ...]] = {
     "tag": ("tokens", "tags"),
     "causal_lm": ("text", "prompt", "input", "answer"),
     "mask_lm": _TEXTS,
+    "embed": (*_TEXTS, "score"),
 }
 
 Known = Mapping[str, str]
@@ -46,8 +47,8 @@ class Chosen:
     """The columns that are read, for a task.
 
     `text_b` only for pairs (of texts, or prompt and answer); `label` holds class, list of labels,
-    score or tags, None for a language model or where `flags`, columns of 0 and 1, say it; `input`
-    is what follows the prompt.
+    score or tags, None for a language model, for texts to be embedded that are not scored, or where
+    `flags`, columns of 0 and 1, say it; `input` is what follows the prompt.
     """
 
     text: str
@@ -96,6 +97,9 @@ def _chosen(table: Table, columns: Columns, known: Known, task: DataTask) -> Cho
             return _language(table, columns, known)
         case "mask_lm":
             return Chosen(*_texts(table, columns, known), None, task)
+        case "embed":
+            first, second = _texts(table, columns, known)
+            return Chosen(first, second, _similarity(table, columns, known, second), task)
         case "regress":
             if columns.score is None and columns.label is not None:
                 label = _given(table, columns.label, "label")
@@ -109,6 +113,20 @@ def _chosen(table: Table, columns: Columns, known: Known, task: DataTask) -> Cho
         case "classify":
             label = _one(table, columns.label, known, "label", LABELS)
     return Chosen(*_texts(table, columns, known), label, task)
+
+
+def _similarity(table: Table, columns: Columns, known: Known, second: str | None) -> str | None:
+    """Return the column that says how alike two texts are, None where there is none."""
+    if columns.score is not None:
+        if second is None:
+            raise UsageError(
+                f"{table.file}: columns.score names {columns.score!r}, but a row is one text: "
+                "of two texts a score says how alike they are",
+                "name the second text with columns.text_b, or drop columns.score",
+            )
+        return _given(table, columns.score, "score")
+    usual = (known[name] for name in SCORES if name in known)
+    return None if second is None else next(usual, None)
 
 
 def _given(table: Table, name: str, role: str) -> str:

@@ -22,7 +22,7 @@ PROMPTS = (
 # Tasks known by their columns that nothing here can do.
 _OTHER_TASKS = ((("context", "answers"), "extractive question answering"),)
 _NUMBERS_OF_ROWS = ("id", "idx", "index")
-_SUPPORTED = "classify, multi_label, regress, tag, causal_lm or mask_lm"
+_SUPPORTED = "classify, multi_label, regress, tag, embed, causal_lm or mask_lm"
 
 
 def decide(table: Table, columns: Columns, known: Mapping[str, str], *, texts: bool) -> DataTask:

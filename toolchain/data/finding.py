@@ -102,7 +102,7 @@ def _find_folder(folder: Path, task: Asked) -> Found:
         for split, stems in _SPLITS.items()
     }
     texts = [path for path in names if is_text(path) and path.name not in _LISTS.values()]
-    if texts and not candidates["train"] and task in ("auto", *LANGUAGE):
+    if texts and not candidates["train"] and task in ("auto", "embed", *LANGUAGE):
         return _find_texts(folder, texts)
     for split in ("train", "dev"):
         if not candidates[split]:

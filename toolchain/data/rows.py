@@ -82,6 +82,7 @@ def _labels(table: Table, chosen: Chosen) -> Sequence[RawLabel]:
         return ()
     readers: dict[str, Callable[[Table, str], Sequence[RawLabel]]] = {
         "classify": _classes,
+        "embed": _scores,
         "multi_label": _sets,
         "regress": _scores,
     }

@@ -30,7 +30,8 @@ class Split:
 
     `labels` are class ids, scores, tuples of 0 and 1 (one per label) or tuples of tag ids (one per
     word of `words`), by the task; a language model's rows have none, and their second texts are
-    answers to the first ones.
+    answers to the first ones. Texts to be embedded stand one by one: of R pairs the first ones,
+    then the second ones, with R scores of how alike they are, or with none.
     """
 
     texts: tuple[str, ...]
@@ -49,10 +50,10 @@ class TaskData:
     """A task: its splits, what the outputs of a model for it are called, where it came from.
 
     `labels` has one name per output: classes, labels or tags by id, the score's column, none for a
-    language model. `named` says whether they have names of their own rather than numbers. `unseen`
-    are tags that only dev or test has; their ids follow those of `labels`. `digest` is the sha256
-    over the content read and the choice of columns; `notes` are decisions a user should know of,
-    one sentence each.
+    language model or for embeddings. `named` says whether they have names of their own rather than
+    numbers. `unseen` are tags that only dev or test has; their ids follow those of `labels`.
+    `digest` is the sha256 over the content read and the choice of columns; `notes` are decisions a
+    user should know of, one sentence each.
     """
 
     name: str
@@ -109,14 +110,15 @@ def load_task(
         splits["train"], splits["dev"] = _hold_out(splits["train"], chosen, notes)
     listed = found.listed or (found.features.get(chosen.label) if chosen.label else None)
     coding = coding_of(chosen, splits, spelled, listed, teacher_labels)
-    coded = {"train": _split(splits["train"], coding)}
+    coded = {"train": _split(splits["train"], coding, chosen.task)}
     _check_train(coded["train"], coding, chosen, notes)
-    coded.update({name: _split(splits[name], coding) for name in splits if name != "train"})
+    coded |= {n: _split(splits[n], coding, chosen.task) for n in splits if n != "train"}
     _note_overlap(splits, notes)
     return TaskData(
         name=found.name,
         task=chosen.task,
-        kind="single" if chosen.text_b is None else "pair",
+        # Of two texts each has an embedding of its own.
+        kind="single" if chosen.text_b is None or chosen.task == "embed" else "pair",
         labels=coding.names,
         named=coding.named,
         unseen=coding.unseen,
@@ -179,10 +181,13 @@ def _hold_out(rows: Rows, chosen: Chosen, notes: list[str]) -> tuple[Rows, Rows]
     return rows.take(train), rows.take(dev)
 
 
-def _split(rows: Rows, coding: Coding) -> Split:
+def _split(rows: Rows, coding: Coding, task: DataTask) -> Split:
+    texts, texts_b = tuple(rows.texts), None if rows.texts_b is None else tuple(rows.texts_b)
+    if task == "embed":
+        texts, texts_b = (*texts, *(texts_b or ())), None
     return Split(
-        texts=tuple(rows.texts),
-        texts_b=None if rows.texts_b is None else tuple(rows.texts_b),
+        texts=texts,
+        texts_b=texts_b,
         labels=coding.labels(rows),
         file=rows.table.file,
         words=None if rows.words is None else tuple(rows.words),
@@ -191,7 +196,7 @@ def _split(rows: Rows, coding: Coding) -> Split:
 
 def _check_train(train: Split, coding: Coding, chosen: Chosen, notes: list[str]) -> None:
     """Refuse a train split that teaches nothing; note the classes it has no row of."""
-    if chosen.task in LANGUAGE:
+    if chosen.task in LANGUAGE or chosen.task == "embed":
         return
     if len(set(train.labels)) == 1 and chosen.task != "tag":
         (only,) = set(train.labels)

@@ -28,7 +28,9 @@ class Rows:
 
     `labels` are (R,) class ids or (R,) float32 scores, (R, C) float32 of 0 and 1, or for tagging
     and causal language models one (N,) array per row; those of a masked language model are made
-    with each batch by `masking`. `names` are the tags by id.
+    with each batch by `masking`. `names` are the tags by id. Texts to be embedded have zeros;
+    `similar` is what embeddings are judged by: (R / 2,) scores of pairs, rows i and R / 2 + i, or
+    the vectors (R, D) that another model gives.
     """
 
     features: Sequence[Mapping[str, Ids]]
@@ -38,6 +40,7 @@ class Rows:
     task: DataTask = "classify"
     masking: Masking | None = None
     names: tuple[str, ...] = ()
+    similar: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -65,6 +68,8 @@ def tokenize_split(
     """
     if task.task == "tag":
         return _tagged(tokenizer, split, (*task.labels, *task.unseen), max_tokens=max_tokens)
+    if task.task == "embed":
+        return _embedded(tokenizer, split, max_tokens=max_tokens)
     if task.task == "causal_lm" and split.texts_b is not None:
         return _prompted(tokenizer, split.texts, split.texts_b, max_tokens=max_tokens)
     if task.task in ("causal_lm", "mask_lm"):
@@ -255,6 +260,19 @@ def _tagged(
         truncated=cut,
         task="tag",
         names=names,
+    )
+
+
+def _embedded(tokenizer: PreTrainedTokenizerFast, split: Split, *, max_tokens: int) -> Rows:
+    """Tokenise texts that have no labels of their own; longer ones lose their end."""
+    features, cut = _encoded(tokenizer, split.texts, None, max_tokens)
+    return Rows(
+        features=features,
+        labels=np.zeros(len(features), dtype=np.int64),
+        pad_id=_pad_id(tokenizer),
+        truncated=cut,
+        task="embed",
+        similar=np.asarray(split.labels, dtype=np.float32) if split.labels else None,
     )
 
 

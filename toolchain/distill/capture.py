@@ -6,7 +6,8 @@ keeps its fused attention (with SDPA, `output_attentions` gives an empty tuple).
 
 `emb` is what the first block reads. `hidden` of a layer is what its block returns: in pre-norm
 decoders that of the last block is not normalised yet, whereas `output_hidden_states` ends with the
-normalised one. `pooled` is what the last linear layer of the head reads, after any dropout.
+normalised one. `pooled` is what the last linear layer of the head reads, after any dropout; of a
+model of embeddings it is what the model gives.
 
 Shape letters: B batch, N tokens, D width, H heads, K head width.
 """
@@ -174,7 +175,7 @@ class Recorder:
         begin = self._model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True)
         self._handles.append(begin)
         for request in sorted(self._requests, key=lambda r: (r.kind, r.layer)):
-            if request.kind != "logits":
+            if request.kind != "logits" and not self._given(request):
                 self._handles.append(self._watch(request))
         if any(r.kind in ("q", "k") for r in self._requests):
             self._watch_attention()
@@ -222,6 +223,7 @@ class Recorder:
         `rows` makes rows (P, C) of what an extra head gives, and of the states a head reads.
         """
         tensors = {**self._tensors, Request("logits"): logits}
+        tensors |= {request: logits for request in self._requests if self._given(request)}
         for request in [r for r in tensors if r.kind in ("head", "states")]:
             tensors[request] = rows(self._of_sequences(tensors[request]))
         if Request("pooled") in tensors:
@@ -235,6 +237,10 @@ class Recorder:
         self._forget()
         decoder = self._decoder() if Request("states") in self._requests else None
         return Captures(tensors, self._spec.heads, attention, decoder)
+
+    def _given(self, request: Request) -> bool:
+        """Whether the model's own answer is what is asked for."""
+        return request.kind == "pooled" and self._spec.task == "embed"
 
     def _decoder(self) -> Decoder:
         last = self._model.get_submodule(self._last())

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from toolchain.data.batching import Batch, Rows, in_order
 from toolchain.data.masking import IGNORED
-from toolchain.metrics import Outputs, TagLogits, TokenSums
+from toolchain.metrics import Embeddings, Outputs, TagLogits, TokenSums
 from toolchain.spec import LANGUAGE
 
 __all__ = ["Answered", "Answers", "answers_of", "evaluate", "logits_of_rows", "rows_at_once"]
@@ -34,6 +34,7 @@ class Answers:
 
     Sentence tasks: logits (R, C) in the order of the rows, and their labels. Tagging: TagLogits and
     tag ids (P,). Language models: TokenSums, which hold what is needed of the labels, and None.
+    Embeddings: Embeddings, and what they are judged by; None where nothing is known yet.
     """
 
     outputs: Outputs
@@ -69,6 +70,8 @@ def answers_of(rows: Rows, answered: Answered) -> Answers:
             return _tags(rows, answered)
         case "causal_lm" | "mask_lm":
             return Answers(_tokens(rows, answered), None)
+        case "embed":
+            return Answers(Embeddings(vectors=_logits(rows, answered)), rows.similar)
         case _:
             assert isinstance(rows.labels, np.ndarray)
             return Answers(_logits(rows, answered), rows.labels)

@@ -74,6 +74,11 @@ class Extract:
         """Return the shape this knowledge has in a model of that spec. Raises Unfit."""
         match self.kind:
             case "logits" | "labels" | "head" | "gold":
+                if spec.task == "embed":
+                    raise Unfit(
+                        "a model of embeddings tells no outcomes apart",
+                        "read pooled: methods embeddings and similarities do",
+                    )
                 return Shape(
                     positions="logits",
                     features=_outcomes(spec),
@@ -95,7 +100,7 @@ class Extract:
             case "attn_scores" | "attn_probs":
                 return Shape(positions="pair", heads=spec.heads)
             case "pooled":
-                if spec.task not in ("classify", "multi_label", "regress"):
+                if spec.task not in SEQUENCE | {"embed"}:
                     raise Unfit(
                         f"a model for {spec.task} pools nothing", "read hidden states instead"
                     )
@@ -161,7 +166,7 @@ gold = Extract("gold")
 states = Extract("states")
 """What the last linear layer of the head reads at every supervised position, (P, D)."""
 pooled = Extract("pooled")
-"""What the last linear layer of the head reads, (B, D)."""
+"""What the last linear layer of the head reads, or the embedding of a text, (B, D)."""
 emb = Extract("emb")
 """Embedding output H_0 as the first block reads it, (B, N, D)."""
 hidden = Extract("hidden", layered=True)

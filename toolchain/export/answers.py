@@ -31,6 +31,8 @@ ANSWERS = (
     Answer(("ForSequenceClassification",), "logits", _ROW),
     Answer(("ForTokenClassification", "ForMaskedLM"), "logits", _TOKEN),
     Answer(("ForCausalLM", "LMHeadModel"), "logits", _TOKEN, cached=True),
+    # The name that sentence-transformers gives it.
+    Answer(("SentenceEncoder",), "sentence_embedding", _ROW),
 )
 
 

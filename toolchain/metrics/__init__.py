@@ -12,12 +12,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from toolchain.errors import UsageError
-from toolchain.metrics import counts, ranks, sums
-from toolchain.metrics.outputs import Labels, Outputs, TagLogits, TokenSums, is_finite
+from toolchain.metrics import counts, ranks, similarity, sums
+from toolchain.metrics.outputs import (
+    Embeddings,
+    Labels,
+    Outputs,
+    TagLogits,
+    TokenSums,
+    is_finite,
+)
 from toolchain.metrics.spans import not_bio
 
 __all__ = [
     "METRICS",
+    "Embeddings",
     "Metric",
     "Outputs",
     "TagLogits",
@@ -68,7 +76,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(name="macro_f1", tasks=("multi_label",), figure=sums.MACRO_F1),
             Metric(name="subset_accuracy", tasks=("multi_label",), figure=sums.SUBSET_ACCURACY),
             Metric(name="pearson", tasks=("regress",), figure=sums.PEARSON),
-            Metric(name="spearman", tasks=("regress",), figure=ranks.SPEARMAN),
+            Metric(name="spearman", tasks=("regress", "embed"), figure=ranks.SPEARMAN),
+            Metric(name="cosine", tasks=("embed",), figure=similarity.COSINE),
             Metric(name="mse", tasks=("regress",), figure=sums.MSE, sign=-1),
             Metric(name="entity_f1", tasks=("tag",), figure=sums.ENTITY_F1),
             Metric(name="loss", tasks=_LANGUAGE, figure=sums.LOSS, sign=-1),
@@ -127,7 +136,8 @@ def score(name: str, outputs: Outputs, labels: Labels | None) -> float:
 
     Classification: logits (R, C) and class ids (R,), the most likely class counts. Multi-label:
     logits (R, C) and 0 or 1 (R, C), on above 0.5. Regression: scores (R, 1) and floats (R,).
-    Tagging: TagLogits and tag ids (P,). Language models: TokenSums and None.
+    Tagging: TagLogits and tag ids (P,). Language models: TokenSums and None. Embeddings: Embeddings
+    of R texts, and scores of R / 2 pairs or another model's embeddings (R, D).
 
     Raises StepError for outputs that are not finite, since they would look like an answer.
     """
@@ -137,7 +147,7 @@ def score(name: str, outputs: Outputs, labels: Labels | None) -> float:
 def all_scores(outputs: Outputs, labels: Labels | None) -> dict[str, float]:
     """Return every metric of the task these outputs and labels belong to, by name."""
     known = [name for name, metric in METRICS.items() if _kind(outputs, labels) in metric.tasks]
-    return {name: score(name, outputs, labels) for name in known if _has(name, outputs)}
+    return {name: score(name, outputs, labels) for name in known if _has(name, outputs, labels)}
 
 
 def interval(name: str, outputs: Outputs, labels: Labels | None) -> tuple[float, float] | None:
@@ -160,7 +170,10 @@ def _fitting(name: str, outputs: Outputs, labels: Labels | None) -> Labels | Non
     return labels
 
 
-def _has(name: str, outputs: Outputs) -> bool:
+def _has(name: str, outputs: Outputs, labels: Labels | None) -> bool:
+    if name == "cosine":
+        assert isinstance(outputs, Embeddings)
+        return labels is not None and labels.shape == outputs.vectors.shape
     plain = isinstance(outputs, TagLogits) and not_bio(outputs.names) is not None
     return name != "entity_f1" or not plain
 
@@ -171,6 +184,8 @@ def _kind(outputs: Outputs, labels: Labels | None) -> str:
         return "tag"
     if isinstance(outputs, TokenSums):
         return "causal_lm"
+    if isinstance(outputs, Embeddings):
+        return "embed"
     assert labels is not None, "these outputs are compared with labels"
     if labels.ndim == 2:
         return "multi_label"

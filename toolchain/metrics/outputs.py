@@ -1,7 +1,8 @@
 """What a model answered to many rows, in the form that metrics read: never (R, N, V) logits.
 
-Sentence tasks give an array of logits (R, C). Tagging gives `TagLogits`, the logits of labelled
-words alone; language models give `TokenSums`, which are summed up while the rows stream by.
+Sentence tasks give an array of logits (R, C), embeddings stand in `Embeddings`. Tagging gives
+`TagLogits`, the logits of labelled words alone; language models give `TokenSums`, which are summed
+up while the rows stream by.
 
 Shape letters: R rows, C classes, P labelled words of all rows.
 """
@@ -13,7 +14,16 @@ from numpy.typing import NDArray
 
 from toolchain.errors import StepError
 
-__all__ = ["Floats", "Labels", "Outputs", "TagLogits", "TokenSums", "checked", "is_finite"]
+__all__ = [
+    "Embeddings",
+    "Floats",
+    "Labels",
+    "Outputs",
+    "TagLogits",
+    "TokenSums",
+    "checked",
+    "is_finite",
+]
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer] | NDArray[np.floating]
@@ -52,7 +62,18 @@ class TokenSums:
         return len(self.tokens)
 
 
-Outputs = Floats | TagLogits | TokenSums
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """One vector per text, (R, D). Of scored pairs the first texts stand before the second ones."""
+
+    vectors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.vectors)
+
+
+Outputs = Floats | TagLogits | TokenSums | Embeddings
 
 
 def is_finite(outputs: Outputs) -> bool:
@@ -61,6 +82,8 @@ def is_finite(outputs: Outputs) -> bool:
         return bool(np.isfinite(outputs.logits).all())
     if isinstance(outputs, TokenSums):
         return bool(np.isfinite(outputs.nll).all())
+    if isinstance(outputs, Embeddings):
+        return bool(np.isfinite(outputs.vectors).all())
     return bool(np.isfinite(outputs).all())
 
 

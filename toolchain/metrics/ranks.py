@@ -24,7 +24,7 @@ class Spearman:
     def value(self, outputs: Outputs, labels: Labels | None) -> float:
         """Return the correlation; 0 where either side does not vary."""
         x, y = scores_of(outputs, labels)
-        return float(_correlation(x, y, np.ones((1, len(x))))[0])
+        return float(_correlation(x, y, np.ones((1, len(x))))[0]) if len(x) else 0.0
 
     def interval(self, outputs: Outputs, labels: Labels | None) -> tuple[float, float]:
         """Return the percentile bootstrap's 95 % interval over rows, ranked anew each time."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import StepError
-from toolchain.metrics.outputs import Labels, Outputs, TagLogits, TokenSums, checked
+from toolchain.metrics.outputs import Embeddings, Labels, Outputs, TagLogits, TokenSums, checked
 from toolchain.metrics.resampling import bootstrap, ratio
+from toolchain.metrics.similarity import cosines_and_scores
 from toolchain.metrics.spans import entities
 
 __all__ = [
@@ -93,9 +94,14 @@ def _moments(outputs: Outputs, labels: Labels | None) -> Doubles:
 
 
 def scores_of(outputs: Outputs, labels: Labels | None) -> tuple[Doubles, Doubles]:
-    """Return predicted and true scores, each (R,), from outputs (R, 1) or (R,)."""
-    assert isinstance(outputs, np.ndarray)
+    """Return predicted and true scores, each (R,), from outputs (R, 1) or (R,).
+
+    What embeddings predict of a pair of texts is their cosine.
+    """
     assert labels is not None
+    if isinstance(outputs, Embeddings):
+        return cosines_and_scores(outputs, labels)
+    assert isinstance(outputs, np.ndarray)
     return checked(outputs).astype(np.float64).reshape(len(labels)), labels.astype(np.float64)
 
 

@@ -18,6 +18,7 @@ from toolchain.artifact import MANIFEST, Artifact, file_sha256, folder_digest
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.models.family import Family, family_of
 from toolchain.models.found import found_task, has_lm_head, labels_of
+from toolchain.models.sentence import FILES, Sentence, read_sentence
 from toolchain.models.shards import Stored, read_header, weight_files
 from toolchain.spec import LABELLED, ModelSpec, Task
 
@@ -34,6 +35,9 @@ _HUB_FILES = [
     "special_tokens_map.json",
     "README.md",
     "LICENSE*",
+    "modules.json",
+    "sentence_bert_config.json",
+    "[0-9]_*/config.json",
 ]
 # How to read a number as a word, and the bits of its exponent.
 _EXPONENT = {
@@ -51,7 +55,8 @@ class Checkpoint:
 
     `labels` names the classes of a classifier or tagger and is empty otherwise. `lm_head` says
     whether a language head is there, be it the token embeddings again. `notes` are sentences for
-    the user.
+    the user. `sentence` says how its states become embeddings, where it is a model of
+    sentence-transformers.
     """
 
     root: Path
@@ -66,6 +71,7 @@ class Checkpoint:
     licence: str
     lm_head: bool
     notes: tuple[str, ...] = ()
+    sentence: Sentence | None = None
 
     @property
     def task(self) -> Task:
@@ -121,7 +127,7 @@ def inspect(source: str) -> Checkpoint:
         _check_finite(file, header, where)
         digests[file.name] = file_sha256(file)
         _check_blob(file, digests[file.name], where)
-    for extra in ("config.json", "tokenizer.json", "vocab.txt"):
+    for extra in ("config.json", "tokenizer.json", "vocab.txt", *FILES):
         if (root / extra).is_file():
             digests[extra] = file_sha256(root / extra)
     family = family_of(str(config.get("model_type", "")))
@@ -131,6 +137,9 @@ def inspect(source: str) -> Checkpoint:
         raise UsageError(f"{where}: {error.message}", error.hint) from None
     tied = spec.parts.tied
     task = found_task(config, family, tensors, tied=tied, where=where)
+    sentence = None if family.causal else _sentence(root, where)
+    if sentence is not None:
+        task = "embed"
     labels = labels_of(config, family, tensors, task, where=where)
     spec = replace(spec, task=task, num_labels=1 if task == "regress" else len(labels))
     problem = spec.problem()
@@ -150,7 +159,15 @@ def inspect(source: str) -> Checkpoint:
         licence=_licence(root),
         lm_head=has_lm_head(family, tensors, tied=tied),
         notes=_notes(root, family),
+        sentence=sentence,
     )
+
+
+def _sentence(root: Path, where: str) -> Sentence | None:
+    try:
+        return read_sentence(root)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from None
 
 
 def described(source: str) -> tuple[Family, Mapping[str, Any]]:

@@ -92,10 +92,13 @@ class Family:
         with_heads: list[Task] = []
         for task in self.heads:
             with_heads += sorted(SEQUENCE) if task == "classify" else [task]
-        return (*with_heads, "encode")
+        return (*with_heads, *(() if self.causal else ("embed",)), "encode")
 
     def head(self, task: Task) -> Head:
         """Return the head of a task. Raises UsageError when this family has none for it."""
+        if task == "embed" and not self.causal:
+            # Pooling has no parameters.
+            return Head((), "")
         name: Task = "classify" if task in SEQUENCE else task
         if name not in self.heads:
             raise UsageError(

@@ -33,7 +33,8 @@ def build_foreign(
     config = AutoConfig.for_model(target.model_types[0])
     for key, value in target.config_changes(spec).items():
         setattr(config, key, value)
-    for key in ("id2label", "label2id", "problem_type", "pad_token_id", "tie_word_embeddings"):
+    for key in ("id2label", "label2id", "problem_type", "pad_token_id", "tie_word_embeddings",
+                "sentence"):  # fmt: skip
         if theirs.get(key) is not None:
             setattr(config, key, getattr(teacher.config, key))
     torch.manual_seed(seed)

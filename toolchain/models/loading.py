@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -21,7 +21,9 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from toolchain.errors import UsageError
+from toolchain.models.embedder import SentenceEncoder
 from toolchain.models.family import family_of
+from toolchain.models.sentence import Sentence, read_sentence
 from toolchain.spec import SEQUENCE, Task
 
 __all__ = [
@@ -43,6 +45,8 @@ _CLASSES = {
     "tag": AutoModelForTokenClassification,
     "mask_lm": AutoModelForMaskedLM,
     "causal_lm": AutoModelForCausalLM,
+    # Its states are pooled behind it.
+    "embed": AutoModel,
     "encode": AutoModel,
 }
 _PROBLEMS = {
@@ -82,6 +86,9 @@ def load_model(
     model: PreTrainedModel = _CLASSES[task].from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, **(cut or {})
     )
+    if task == "embed":
+        # All that is asked of a model with a head is asked of it.
+        model = cast(PreTrainedModel, SentenceEncoder(config, model))
     model.eval()
     return model
 
@@ -103,6 +110,8 @@ def load_config(
         config.num_labels = 1
     if task in _PROBLEMS and (labels is not None or task != "classify"):
         config.problem_type = _PROBLEMS[task]
+    if task == "embed":
+        config.sentence = (read_sentence(folder) or Sentence()).as_json()
     if task in SEQUENCE and family.pools == "last":
         _set_padding(config, folder)
     read: PretrainedConfig = config
@@ -112,7 +121,10 @@ def load_config(
 def new_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     """Return a model with random weights in fp32, evaluation mode."""
     quiet()
-    model: PreTrainedModel = _CLASSES[task].from_config(config, dtype=torch.float32)
+    if task == "embed":
+        model = cast(PreTrainedModel, SentenceEncoder(config))
+    else:
+        model = _CLASSES[task].from_config(config, dtype=torch.float32)
     model.eval()
     return model
 
@@ -172,6 +184,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save weights (safetensors) and configuration, without a note of where they came from."""
     model.config._name_or_path = ""
+    if isinstance(model, SentenceEncoder):
+        model.save(folder)
+        return
     model.save_pretrained(folder, safe_serialization=True)
 
 

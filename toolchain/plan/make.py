@@ -16,6 +16,7 @@ from toolchain.estimate import Estimate
 from toolchain.models.checkpoint import inspect
 from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import check_shareable
+from toolchain.plan import embedding
 from toolchain.plan.augment import augment_plan
 from toolchain.plan.aware import with_aware
 from toolchain.plan.cached import streaming, with_caches
@@ -71,7 +72,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         recipe.data.path,
         columns=recipe.data.columns,
         teacher_labels=next((t.labels for t in teachers if t.has_head), None),
-        task=recipe.data.task,
+        task=embedding.asked_task(recipe, teacher),
     )
     recipe = check_expressible(asked, recipe, task.task)
     reasons += (*teacher.notes, *task.notes)
@@ -80,12 +81,14 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         update={"metric": metrics.resolve(recipe.metric, task.task, task.labels)}
     )
     specs = tuple(for_task(t, task) for t in teachers)
+    recipe = embedding.prepared(recipe, task, teachers, reasons)
     teacher_spec = specs[0]
     augmenting = augment_plan(recipe, teacher, task, reasons)
     raw, raw_digest = load_raw(recipe.data.raw) if recipe.data.raw else ((), "")
     if recipe.student.vocab is not None:
         check_shareable(teacher.root)
     student = student_spec(recipe, start, teacher_spec, composition, reasons)
+    embedding.check_metric(recipe, task, student, teacher_spec)
     if start:
         check_names(start, task)
     recipe = one_text_per_row(recipe, task, student, teachers, reasons)

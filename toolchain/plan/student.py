@@ -70,6 +70,8 @@ def _given(start: Checkpoint, teacher: ModelSpec) -> ModelSpec:
                 "give an encoder to an encoder, a decoder to a decoder",
             )
         return replace(start.spec, task=teacher.task, num_labels=0)
+    if teacher.task == "embed":
+        return replace(start.spec, task="embed", num_labels=0)
     of_words = start.task == "tag", teacher.task == "tag"
     if start.spec.num_labels != teacher.num_labels or of_words[0] != of_words[1]:
         raise UsageError(
@@ -135,7 +137,9 @@ def _whole(shape: StudentShape, teacher: ModelSpec, reasons: list[str]) -> Model
 
 def default_method(student: ModelSpec, teacher: ModelSpec, reasons: list[str]) -> Composition:
     """Return the method for a recipe that names none (methods.md section 6.5)."""
-    if student.tokenizer != teacher.tokenizer:
+    if student.task == "embed":
+        text, why = _for_embeddings(student, teacher)
+    elif student.tokenizer != teacher.tokenizer:
         text, why = (
             ("kd", "the tokenizers differ: predictions alone can be matched")
             if student.task in SEQUENCE
@@ -150,6 +154,17 @@ def default_method(student: ModelSpec, teacher: ModelSpec, reasons: list[str]) -
         )
     reasons.append(f"method {text}: {why}")
     return compose(text, {})
+
+
+def _for_embeddings(student: ModelSpec, teacher: ModelSpec) -> tuple[str, str]:
+    if student.width == teacher.width and student.family == teacher.family:
+        return "embeddings+similarities", "equal widths: the vectors themselves are matched"
+    if student.tokenizer != teacher.tokenizer:
+        return "similarities", "vectors of other models are compared by what is near what"
+    return (
+        "minilm_v2+similarities",
+        "no layer can be copied: relations of tokens first, then those of texts",
+    )
 
 
 def initialisation(

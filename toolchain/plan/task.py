@@ -22,6 +22,9 @@ def language_task(spec: ModelSpec) -> Task:
 
 def ready(teacher: Checkpoint, task: TaskData) -> bool:
     """Return whether the teacher has a head for the task; else it is fine-tuned first."""
+    if task.task == "embed":
+        # Every encoder gives states, and how they are pooled is no training.
+        return True
     return teacher.lm_head if task.task in LANGUAGE else teacher.has_head
 
 
@@ -37,6 +40,9 @@ def for_task(teacher: Checkpoint, task: TaskData) -> ModelSpec:
                 f"set data.task={fitting}, or choose another teacher",
             )
         return replace(teacher.spec, task=task.task, num_labels=0)
+    if task.task == "embed":
+        teacher.family.head("embed")
+        return replace(teacher.spec, task="embed", num_labels=0)
     if teacher.has_head and teacher.task != task.task:
         raise UsageError(
             f"{where}: its head is for {teacher.task}, {task.train.file} is for {task.task}",

@@ -19,6 +19,7 @@ from toolchain.distill.tokens import require_same_tokens
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.family import families
+from toolchain.plan.embedding import learnable
 from toolchain.plan.task import language_task, ready, rows_to_train
 from toolchain.plan.types import StagePlan
 from toolchain.recipe import Recipe, StageTraining
@@ -58,6 +59,8 @@ def stage_plans(
             "give data with a prompt and an answer per row (data.columns)",
         )
     wanted = dict(composition.stages)
+    if student.task == "embed":
+        wanted = learnable(composition, reasons)
     if "general" in wanted and not raw:
         del wanted["general"]
         reasons.append("stage general is left out: it needs raw text (data.raw)")
@@ -68,8 +71,10 @@ def stage_plans(
             "with the option stage=general",
         )
     if "pred" not in wanted:
-        wanted["pred"] = compose("finetune", {}).stages["pred"]
-        reasons.append(f"method {composition.text!r} trains no head: a stage on labels follows")
+        follows = "similarities" if student.task == "embed" else "finetune"
+        wanted["pred"] = compose(follows, {}).stages["pred"]
+        said = "embeddings: one on them" if student.task == "embed" else "head: a stage on labels"
+        reasons.append(f"method {composition.text!r} trains no {said} follows")
     for name in recipe.stages:
         if name not in wanted:
             raise UsageError(

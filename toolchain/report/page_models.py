@@ -265,10 +265,13 @@ def _facts(report: Report, row: Row) -> Iterator[Fact]:
     if model.parity is not None:
         parity = model.parity
         parent = words.parent_words(report, parity.against)
+        spec = report.plan.teacher if report.plan else None
+        embeds = spec is not None and spec.task == "embed"
+        same = "above 0.99" if embeds else "equal decisions"
         value = (
             f"against {parent} on {parity.rows:,} {parity.unit}: largest difference "
             f"{parity.max_abs:.2g}, cosine mean {parity.mean_cosine:.5f}, least "
-            f"{parity.min_cosine:.5f}, equal decisions {figures.percent(parity.agreement)}"
+            f"{parity.min_cosine:.5f}, {same} {figures.percent(parity.agreement)}"
         )
         yield Fact(name="parity", value=value)
 

@@ -107,7 +107,10 @@ def ends_bytes(spec: ModelSpec, batch: int, tokens: int, kernels: Kernels) -> in
         per_token += 3 * e * spec.embedding_width
     if parts.final_norm:
         per_token += (_WIDE if parts.norm_bias else 2 * _WIDE) * d
-    if spec.task in SEQUENCE and not spec.causal:
+    if spec.task == "embed":
+        # The states in fp32, and what the mask leaves of them.
+        per_token += 2 * _WIDE * d
+    elif spec.task in SEQUENCE and not spec.causal:
         per_token += _WIDE * d
     elif spec.task == "mask_lm":
         # A dense layer, its activation and its norm before the vocabulary.

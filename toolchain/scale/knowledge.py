@@ -247,4 +247,5 @@ def _outcomes(spec: ModelSpec) -> int:
         return spec.vocab
     if spec.task in SEQUENCE and spec.task != "classify":
         return 2 if spec.task == "multi_label" else 1
-    return spec.num_labels
+    # An embedding is its outcomes.
+    return spec.width if spec.task == "embed" else spec.num_labels

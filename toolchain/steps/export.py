@@ -10,6 +10,7 @@ from toolchain.errors import UsageError
 from toolchain.export.exporter import ONNX, Source, exporters
 from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.models.loading import load_model
+from toolchain.models.sentence import FILES
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
 from toolchain.spec import Task
@@ -113,6 +114,7 @@ def convert(
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
-    for name in names:
+    for name in (*names, *FILES):
         if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)

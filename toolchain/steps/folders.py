@@ -10,6 +10,7 @@ from toolchain.errors import UsageError
 from toolchain.measurement import Role
 from toolchain.models.family import family_of
 from toolchain.models.found import declared_task
+from toolchain.models.sentence import MODULES
 from toolchain.recipe import Columns
 from toolchain.spec import LANGUAGE, SEQUENCE, Task
 from toolchain.steps.variants import FP32_FILE, Variant, onnx_files, other_files
@@ -67,15 +68,16 @@ def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str =
 def task_of(folder: Path) -> Task:
     """Return what the folder's model is for, by its config.json; "classify" for any classifier.
 
-    Raises UsageError without one.
+    One of sentence-transformers is for embeddings. Raises UsageError without config.json.
     """
-    return declared_task(_config(folder))
+    declared = declared_task(_config(folder))
+    return "embed" if (folder / MODULES).is_file() else declared
 
 
 def data_for(folder: Path, source: str) -> TaskData:
     """Load the task data that the folder's model is for. Raises UsageError for another task's."""
     task = task_of(folder)
-    labels = None if task in LANGUAGE else labels_of(folder)
+    labels = None if task in LANGUAGE or task == "embed" else labels_of(folder)
     data = load_task(source, columns=Columns(), teacher_labels=labels, task=_asked(task))
     fits = data.task in SEQUENCE if task in SEQUENCE else data.task == task
     if not fits:
@@ -83,9 +85,9 @@ def data_for(folder: Path, source: str) -> TaskData:
     return data
 
 
-def _asked(task: Task) -> Literal["auto", "causal_lm", "mask_lm"]:
+def _asked(task: Task) -> Literal["auto", "causal_lm", "embed", "mask_lm"]:
     """Return what columns alone do not say: what running text is for."""
-    if task == "causal_lm" or task == "mask_lm":
+    if task == "causal_lm" or task == "mask_lm" or task == "embed":
         return task
     return "auto"
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from toolchain.artifact import Draft
@@ -18,6 +20,7 @@ from toolchain.data.batching import Rows
 from toolchain.data.sources import Split, TaskData
 from toolchain.data.tokenizing import tokenize_raw, tokenize_split
 from toolchain.distill.engine import Holding
+from toolchain.distill.evaluate import logits_of_rows
 from toolchain.distill.records import StageRun
 from toolchain.distill.teachers import Readable, TrainingModel
 from toolchain.distill.trainer import train
@@ -155,6 +158,8 @@ def train_stages(
     rows, dev = task_rows(tokenizer, task, setup)
     if vocabulary:
         dev = split_rows(load_tokenizer(start), task.dev, task, setup)
+    if dev.task == "embed" and dev.similar is None and guides:
+        dev = replace(dev, similar=_embedded(guides[0], task.dev, task, setup))
     apart = _rows_apart(spec, stages, asked, task, raw, setup)
     _check_caches(stages, asked, rows, lambda s: raw_rows(tokenizer, raw, s.task, setup), apart)
     if rows.truncated:
@@ -232,6 +237,15 @@ def split_rows(
         seed=setup.seed,
         packed=setup.pack is not False,
     )
+
+
+def _embedded(
+    teacher: TeacherSource, split: Split, task: TaskData, setup: TrainingSetup
+) -> NDArray[np.float32]:
+    """Return a teacher's embeddings (R, D) of texts that nobody has scored, to judge by."""
+    own = replace(setup, max_tokens=teacher.max_tokens)
+    rows = split_rows(load_tokenizer(teacher.folder), split, task, own)
+    return logits_of_rows(load_model(teacher.folder, "embed"), rows)
 
 
 def _texts_of(stage: StagePlan) -> Task | None:

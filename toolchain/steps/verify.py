@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from toolchain.artifact import Artifact, Draft, file_sha256, write_atomic
@@ -16,7 +17,7 @@ from toolchain.data.tokenizing import tokenize_split
 from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.export.exporter import ONNX
 from toolchain.measurement import Metric, Parity, Verdict
-from toolchain.metrics import is_finite
+from toolchain.metrics import Embeddings, is_finite
 from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.progress import Progress
 from toolchain.recipe import DataTask, Gates
@@ -82,6 +83,7 @@ def verify(
     metrics: dict[str, Metric] = dict(known or {})
     parities: dict[str, Parity] = {}
     verdicts: list[Verdict] = []
+    similar: dict[str, NDArray[np.float32]] = {}
     for done, variant in enumerate(variants):
         progress.advance("verify", done, len(variants))
         splits = _splits(variant.folder, task, variant.max_tokens or max_tokens, read)
@@ -98,6 +100,7 @@ def verify(
                 parity = None
                 if compared:
                     parity = _compare(results[name], kept[compared.name], compared, task)
+            results[name] = _judgeable(results[name], name, similar)
             if parity:
                 parities[variant.name] = parity
         kept[variant.name] = results["dev"]
@@ -171,8 +174,9 @@ def _judge(
         gates.cosine(parity, limits, model=name),
         gates.smaller(variant.bytes, parent_bytes, model=name),
     ]
-    # A language model gives probabilities, it decides nothing: its loss says what it lost.
-    if task.task not in LANGUAGE:
+    # A language model gives probabilities, it decides nothing: its loss says what it lost. Nor
+    # does an embedding.
+    if task.task not in LANGUAGE and task.task != "embed":
         verdicts.insert(1, gates.agreement(parity, limits, model=name))
     held_to = variant.held_to or parent
     if name in metrics and held_to in metrics:
@@ -181,9 +185,25 @@ def _judge(
 
 
 def _compare(ours: Answers, theirs: Answers, parent: Variant, task: TaskData) -> Parity:
-    assert isinstance(ours.outputs, np.ndarray)
-    assert isinstance(theirs.outputs, np.ndarray)
-    return compare(ours.outputs, theirs.outputs, against=parent.name, task=task.task)
+    return compare(_array(ours), _array(theirs), against=parent.name, task=task.task)
+
+
+def _array(answers: Answers) -> NDArray[np.floating]:
+    outputs = answers.outputs
+    if isinstance(outputs, Embeddings):
+        return outputs.vectors
+    assert isinstance(outputs, np.ndarray)
+    return outputs
+
+
+def _judgeable(found: Answers, split: str, similar: dict[str, NDArray[np.float32]]) -> Answers:
+    """Return answers with what they are judged by; embeddings without scores by the first model's.
+
+    Those are kept in `similar`. The first is the teacher, or the parent of two.
+    """
+    if not isinstance(found.outputs, Embeddings) or found.labels is not None:
+        return found
+    return replace(found, labels=similar.setdefault(split, found.outputs.vectors))
 
 
 def _answers(variant: Variant, rows: Rows, threads: int, task: DataTask) -> Answers:
@@ -200,5 +220,7 @@ def _answers(variant: Variant, rows: Rows, threads: int, task: DataTask) -> Answ
     session.close()
     logits_RC = np.empty_like(found)
     logits_RC[[row for batch in batches for row in batch.rows]] = found
+    if task == "embed":
+        return Answers(Embeddings(vectors=logits_RC), rows.similar)
     assert isinstance(rows.labels, np.ndarray)
     return Answers(logits_RC, rows.labels)

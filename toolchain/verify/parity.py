@@ -7,7 +7,8 @@ therefore the cosine of all logits taken as one vector of R x C figures, where a
 as its logits are large; `agreement` says what it means for the decisions.
 
 What a decision is follows from the task: the most likely class; the whole set of labels above 0.5;
-a score, which is the same where it is within a tenth of the standard deviation of the parent's.
+a score, which is the same where it is within a tenth of the standard deviation of the parent's; an
+embedding, which is the same where its cosine with the parent's is at least 0.99.
 Models that answer per token are compared token by token, padding left out; there R counts tokens.
 """
 
@@ -26,6 +27,8 @@ __all__ = ["Comparison", "compare", "logits_of"]
 
 # Scores this near, in standard deviations of the parent's scores, are the same answer.
 _SAME_SCORE = 0.1
+# Embeddings this near are the same answer.
+_SAME_DIRECTION = 0.99
 
 
 def logits_of(session: Session, batches: Iterable[Feed]) -> NDArray[np.float32]:
@@ -49,7 +52,7 @@ def compare(
 ) -> Parity:
     """Compare two (R, C) arrays of logits of the same rows; `against` names the parent.
 
-    `task` says what of them is a decision: classify, multi_label or regress.
+    `task` says what of them is a decision: classify, multi_label, regress or embed.
 
     A row with NaN or infinity on either side counts as an infinite distance, a cosine of -1 and a
     different decision; so does a comparison of no rows. So neither can pass a gate. Ties of a
@@ -132,6 +135,8 @@ def _same_decisions(
     match task:
         case "multi_label":
             return np.asarray(((ours_RC > 0) == (theirs_RC > 0)).all(axis=1))
+        case "embed":
+            return _cosines(ours_RC, theirs_RC) >= _SAME_DIRECTION
         case "regress":
             return np.asarray((np.abs(ours_RC - theirs_RC) <= near).all(axis=1))
         case _:

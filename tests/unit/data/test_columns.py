@@ -152,7 +152,8 @@ def test_names_that_are_given_win() -> None:
         (
             ("question", "context", "answers"),
             "columns context and answers without a label column: extractive question answering is "
-            "not supported, expected classify, multi_label, regress, tag, causal_lm or mask_lm",
+            "not supported, expected classify, multi_label, regress, tag, embed, causal_lm or "
+            "mask_lm",
         ),
     ],
 )

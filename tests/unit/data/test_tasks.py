@@ -67,6 +67,40 @@ def test_integers_are_classes_unless_regression_is_asked_for(put: Put, load: Loa
     assert (task.task, task.train.labels) == ("regress", (0.0, 1.0))
 
 
+def test_texts_to_embed_stand_one_by_one_with_the_scores_of_their_pairs(
+    put: Put, load: Load
+) -> None:
+    both(put, "text_a\ttext_b\trelatedness\na\tb\t3.8\nc\td\t0\n", "tsv")
+    task = load(task="embed")
+    assert (task.task, task.kind, task.labels) == ("embed", "single", ())
+    assert (task.train.texts, task.train.texts_b) == (("a", "c", "b", "d"), None)
+    assert task.train.labels == (3.8, 0.0)
+    assert load(task="embed", teacher={0: "no", 1: "yes"}) == task
+    both(put, "text\tlabel\nx\tyes\ny\tyes\n", "tsv")
+    task = load(task="embed")
+    assert (task.train.texts, task.train.labels) == (("x", "y"), ())
+
+
+def test_texts_to_embed_may_be_raw(put: Put, load: Load) -> None:
+    put("train.txt", "one\ntwo\n")
+    put("dev.txt", "three\n")
+    task = load(task="embed")
+    assert (task.train.texts, task.dev.texts) == (("one", "two"), ("three",))
+
+
+def test_what_scores_one_text_says_not_how_alike_two_are(put: Put, load: Load) -> None:
+    both(put, "text\tscore\na\t3.8\nb\t0\n", "tsv")
+    assert load(task="embed").train.labels == ()
+    with pytest.raises(UsageError, match="a row is one text") as caught:
+        load(task="embed", score="score")
+    assert "columns.text_b" in caught.value.hint
+    both(put, "text_a\ttext_b\tscore\na\tb\thigh\n", "tsv")
+    with pytest.raises(
+        UsageError, match=r"train\.tsv:2: score is 'high', expected a finite number"
+    ):
+        load(task="embed")
+
+
 def test_words_carry_tags_and_tags_txt_orders_them(put: Put, load: Load) -> None:
     row = {"tokens": ["New", "York", "!"], "tags": ["B-place", "I-place", "O"]}
     both(put, lines(row))

@@ -168,3 +168,12 @@ def test_pieces_add_up_to_the_whole(
     assert found.cosine == pytest.approx(whole.cosine, abs=1e-9)
     assert found.mean_cosine == pytest.approx(whole.mean_cosine, abs=1e-9)
     assert (found.unit, whole.unit) == ("tokens", "rows")
+
+
+def test_embeddings_are_the_same_answer_where_they_point_the_same_way() -> None:
+    parent = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], dtype=np.float32)
+    turned = np.array([[5.0, 0.0], [0.2, 2.0], [1.0, 0.7]], dtype=np.float32)
+    parity = compare(turned, parent, against="parent", task="embed")
+    # Cosines 1, 0.995 and 0.985.
+    assert parity.agreement == pytest.approx(2 / 3)
+    assert parity.min_cosine == pytest.approx(1.7 / np.sqrt(2 * 1.49))

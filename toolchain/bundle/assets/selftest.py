@@ -6,7 +6,8 @@ Three checks, each against what was recorded when the folder was made: every fil
 (manifest.json); the token ids of every row of golden.jsonl; the model's output for these rows.
 fp32 is compared figure by figure. int8 is not the same to the last bit on every CPU, so it is
 compared by the direction of its output and by its decisions, leaving out decisions that were too
-close to call where the folder was made; the scores of a regression by their distance.
+close to call where the folder was made; the scores of a regression by their distance, vectors by
+their direction alone.
 
 Exit codes: 0 PASS, 4 something differs (one sentence each).
 """
@@ -79,8 +80,8 @@ class Model(Protocol):
 class Answer:
     """One recorded answer: which row, and which of its tokens where each has one; output, decision.
 
-    The decision is a label, the labels that hold, a token's id, or None for a score. `outcomes` are
-    the tokens whose figures were recorded, where these are not all.
+    The decision is a label, the labels that hold, a token's id, or None for a score or a vector.
+    `outcomes` are the tokens whose figures were recorded, where these are not all.
     """
 
     row: int
@@ -386,7 +387,8 @@ def _judge_direction(
 ) -> None:
     """Judge int8: cosines and decisions of the answers that were clear where this was made."""
     margins = [_margin(answer.logits, task) for answer in answers]
-    close = float(tolerances["close_call"]) * statistics.median(margins)
+    # A vector decides nothing, so that none is too close to call.
+    close = float(tolerances.get("close_call", 0)) * statistics.median(margins)
     clear = [index for index, margin in enumerate(margins) if margin >= close]
     cosines = {index: _cosine(answers[index].logits, found[index]) for index in clear}
     low = [index for index in clear if not cosines[index] >= float(tolerances["row_cosine"])]
@@ -396,12 +398,11 @@ def _judge_direction(
         if _decided(answer.logits, task) != _decided(found[i], task)
     ]
     mean = sum(cosines.values()) / len(cosines)
-    findings.figures.update(
-        mean_cosine=mean,
-        min_cosine=min(cosines.values()),
-        agreement=1 - len(changed) / len(answers),
-        close_calls=len(answers) - len(clear),
-    )
+    findings.figures.update(mean_cosine=mean, min_cosine=min(cosines.values()))
+    if task != "embed":
+        findings.figures.update(
+            agreement=1 - len(changed) / len(answers), close_calls=len(answers) - len(clear)
+        )
     what = _what(answers)
     if len(clear) < len(answers):
         findings.notes.append(
@@ -450,8 +451,8 @@ def _judge_scores(
 
 
 def _decided(logits: Sequence[float], task: str) -> list[int]:
-    """Return which labels these outputs give; none for a score."""
-    if task == "regress":
+    """Return which labels these outputs give; none for a score or a vector."""
+    if task in ("embed", "regress"):
         return []
     if task == "multi_label":
         return [i for i, logit in enumerate(logits) if logit > 0]
@@ -462,6 +463,8 @@ def _margin(logits: Sequence[float], task: str) -> float:
     """Return how far the outputs are from another decision."""
     if task == "multi_label":
         return min(map(abs, logits))
+    if task == "embed":
+        return math.hypot(*logits)
     first, second = sorted(logits, reverse=True)[:2]
     return first - second
 

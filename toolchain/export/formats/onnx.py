@@ -46,7 +46,8 @@ def export(
 
     Inputs are `input_ids`, `attention_mask` and, where the model has several token types,
     `token_type_ids`: all int64 (batch, sequence). The output is `logits`, float32: (batch, classes)
-    of a sequence classifier, (batch, sequence, classes) of a model that answers per token. A causal
+    of a sequence classifier, (batch, sequence, classes) of a model that answers per token. That of
+    a sentence encoder is `sentence_embedding`, (batch, width). A causal
     language model has the inputs and outputs of `toolchain.export.decoder`. `model` is in eval mode
     with float32 weights; `sample` holds inputs to trace with, at least 2 rows of 2 tokens (made up
     when not given, and always for a causal language model).

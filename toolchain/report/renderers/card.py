@@ -17,6 +17,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _PIPELINES = {
     "causal_lm": "text-generation",
     "classify": "text-classification",
+    "embed": "sentence-similarity",
     "encode": "feature-extraction",
     "mask_lm": "fill-mask",
     "multi_label": "text-classification",
@@ -26,6 +27,7 @@ _PIPELINES = {
 _CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "classify": "AutoModelForSequenceClassification",
+    "embed": "AutoModel",
     "encode": "AutoModel",
     "mask_lm": "AutoModelForMaskedLM",
     "multi_label": "AutoModelForSequenceClassification",
@@ -75,7 +77,8 @@ def _front_matter(report: Report) -> str:
     entries: dict[str, object] = {"license": report.license or "unknown"}
     if _HUB_ID.fullmatch(_base(report)):
         entries["base_model"] = _base(report)
-    entries["library_name"] = "transformers"
+    embeds = _task(report) == "embed"
+    entries["library_name"] = "sentence-transformers" if embeds else "transformers"
     if _task(report):
         entries["pipeline_tag"] = _PIPELINES[_task(report)]
     entries["tags"] = tags
@@ -111,11 +114,12 @@ def _lineage(report: Report) -> str:
 
 
 def _loading(report: Report, row: Row | None) -> str:
-    parts = [
-        "## How to load it",
-        "With transformers:",
-        f"```python\n{_TRANSFORMERS.format(auto=_CLASSES.get(_task(report), 'AutoModel'))}```",
-    ]
+    code = _TRANSFORMERS.format(auto=_CLASSES.get(_task(report), "AutoModel"))
+    parts = ["## How to load it"]
+    if _task(report) == "embed":
+        parts += ["With sentence-transformers:", f"```python\n{_SENTENCES}```"]
+    else:
+        parts += ["With transformers:", f"```python\n{code}```"]
     path = row.model.path if row is not None and row.model.format == "onnx" else ""
     # A fence of code ends at its own sign, whatever surrounds it.
     if path and "```" not in path:
@@ -149,9 +153,12 @@ def _limits(report: Report, row: Row | None) -> str:
         )
     if row is not None and row.model.parity is not None and row.model.parity.agreement < 1:
         parity = row.model.parity
+        parent = words.parent_words(report, parity.against)
+        part = f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} {parity.unit}"
         lines.append(
-            f"It decides otherwise than {words.parent_words(report, parity.against)} in "
-            f"{figures.percent(1 - parity.agreement)} of {parity.rows:,} {parity.unit}."
+            f"Its vector and that of {parent} have a cosine below 0.99 in {part}."
+            if _task(report) == "embed"
+            else f"It decides otherwise than {parent} in {part}."
         )
     lines += [
         f"No latency was measured on {state.name}."
@@ -171,6 +178,13 @@ from transformers import AutoTokenizer, {auto}
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = {auto}.from_pretrained(".").eval()
 print(model(**tokenizer("A text.", return_tensors="pt"))[0])
+"""
+
+_SENTENCES = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")
+print(model.encode(["A text."]))
 """
 
 # What a decoder takes besides: nothing remembered yet.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -21,7 +22,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from toolchain.errors import IntegrityError, StepError, UsageError
+from toolchain.models.embedder import SentenceEncoder
 from toolchain.models.found import declared_task
+from toolchain.models.sentence import MODULES, Sentence, read_sentence
 from toolchain.runtimes.runtime import Feed, Session
 from toolchain.spec import Task
 
@@ -31,6 +34,7 @@ __all__ = ["open_session"]
 _CLASSES = {
     "causal_lm": AutoModelForCausalLM,
     "classify": AutoModelForSequenceClassification,
+    "embed": AutoModel,
     "mask_lm": AutoModelForMaskedLM,
     "tag": AutoModelForTokenClassification,
 }
@@ -122,7 +126,7 @@ def _check_folder(path: Path) -> Task:
         found = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise IntegrityError(f"{config}: not valid JSON: {_one_line(error)}") from None
-    task = declared_task(found)
+    task: Task = "embed" if (path / MODULES).is_file() else declared_task(found)
     # A folder that names no class is taken for what most are, and its weights are checked.
     return task if task in _CLASSES else "classify"
 
@@ -156,6 +160,11 @@ def _load(path: Path, task: Task) -> nn.Module:
         )
     unfit = sorted(str(key[0]) for key in loading["mismatched_keys"])
     missing = sorted(str(key) for key in loading["missing_keys"])
+    if task == "embed":
+        model.config.sentence = (read_sentence(path) or Sentence()).as_json()
+        model = SentenceEncoder(model.config, model)
+        # Nothing reads the encoder's own pooler.
+        missing = [key for key in missing if not key.startswith("pooler.")]
     if unfit:
         raise UsageError(
             f"{path}: {len(unfit)} weights differ in shape from config.json, "
