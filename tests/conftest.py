@@ -9,6 +9,11 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines that run tests are busy: how long a draw or an example takes says nothing.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # As the command line does, before torch is loaded: spinning threads starve on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
