@@ -8,6 +8,7 @@ keeping the classifier in float gains neither speed nor accuracy.
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from toolchain.optimize.graph import read_proto, write_proto
 from toolchain.optimize.precision import Calibration, Precision
 from toolchain.optimize.transform import PassFacts
 
-__all__ = ["precision", "write"]
+__all__ = ["precision", "quantised", "write"]
 
 _QUANTISED = (
     "DequantizeLinear",
@@ -35,7 +36,12 @@ _MIN_OPSET = 13
 
 
 def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts:  # noqa: ARG001
-    """Write `source` with int8 weights; equal sources give equal bytes.
+    """Write `source` with int8 weights; see `quantised`."""
+    return quantised(source, out, name="int8", bits=8)
+
+
+def quantised(source: Path, out: Path, *, name: str, bits: Literal[7, 8]) -> PassFacts:
+    """Write `source` with weights of so many bits; equal sources give equal bytes.
 
     The outputs move: whether too far is for the gates to say, on real data. Raises UsageError for
     a file that is not whole ONNX, is quantised already, or has nothing to quantise.
@@ -55,6 +61,7 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts: 
             aside,
             per_channel=True,
             weight_type=QuantType.QInt8,
+            reduce_range=bits == 7,
             nodes_to_exclude=_stacked(proto),
         )
         result = read_proto(aside)
@@ -64,7 +71,7 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts: 
     result.ClearField("producer_version")
     write_proto(result, out)
     return PassFacts(
-        name="int8",
+        name=name,
         changed=sum(
             node.op_type in ("MatMulInteger", "DequantizeLinear") for node in result.graph.node
         ),
