@@ -7,6 +7,7 @@ from pathlib import Path
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
+from toolchain.export.tokenizer import write_vocabulary
 from toolchain.models.loading import load_model
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
@@ -34,6 +35,8 @@ def export(draft: Draft, *, source: Path) -> None:
     passes_done = simplify(plain, target)
     plain.unlink()
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
+    if (draft.folder / "tokenizer.json").is_file():
+        write_vocabulary(draft.folder)
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
         task=task,
