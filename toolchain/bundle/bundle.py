@@ -242,7 +242,8 @@ def _copy(out: Path, model: Path, tokenizer: Path, about: About) -> None:
 def _check_vocabulary(out: Path) -> None:
     """Refuse a vocab.txt that numbers its tokens unlike tokenizer.json."""
     content = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
-    ids = content["model"]["vocab"]
+    ids = dict(content["model"]["vocab"])
+    ids.update((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
     for number, token in enumerate((out / "vocab.txt").read_text(encoding="utf-8").split("\n")):
         if token and ids.get(token) != number:
             raise IntegrityError(

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from toolchain.artifact import write_atomic
 from toolchain.errors import IntegrityError, UsageError
 
-__all__ = ["PROBES", "save_tokenizer"]
+__all__ = ["PROBES", "save_tokenizer", "write_vocabulary"]
 
 # What tokenizers are known to treat differently: accents in both forms, scripts without spaces,
 # joined emoji, control and zero-width characters, words past the length limit of WordPiece.
@@ -49,7 +49,7 @@ def save_tokenizer(source: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
     _keep_shared_ids(source, out)
     _drop_local_facts(out / "tokenizer_config.json")
-    _write_vocabulary(tokenizer, out)
+    write_vocabulary(out)
     _prove_equal(tokenizer, _load(out), source)
 
 
@@ -99,12 +99,17 @@ def _drop_local_facts(path: Path) -> None:
     write_atomic(path, text + "\n")
 
 
-def _write_vocabulary(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write vocab.txt, whose line number is the id, when the tokenizer is a WordPiece one."""
+def write_vocabulary(out: Path) -> None:
+    """Write vocab.txt beside the tokenizer.json of a WordPiece tokenizer, for device code.
+
+    A line's number is its token's id. No file where some token has no line of its own.
+    """
     content = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
     if content["model"].get("type") != "WordPiece":
         return
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    ids = dict(content["model"]["vocab"])
+    ids.update((entry["content"], entry["id"]) for entry in content.get("added_tokens", []))
+    tokens = sorted(ids.items(), key=lambda item: item[1])
     numbered = [number for _, number in tokens] == list(range(len(tokens)))
     if not numbered or any(len(token.splitlines()) != 1 for token, _ in tokens):
         # Such a vocabulary has no line per id; tokenizer.json holds all of it.

@@ -17,8 +17,13 @@ from toolchain.optimize.products import stacked
 __all__ = ["count", "dynamic"]
 
 
-def dynamic(proto: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """Return `proto`, which is used up, in dynamic int8 but for the nodes named in `keep`."""
+def dynamic(
+    proto: onnx.ModelProto, *, keep: Collection[str] = (), reduced: bool = False
+) -> onnx.ModelProto:
+    """Return `proto`, which is used up, in dynamic int8 but for the nodes named in `keep`.
+
+    `reduced` weights have 7 bits.
+    """
     # The quantiser infers shapes itself and stumbles over shapes of weights that it transposes.
     del proto.graph.value_info[:]
     # Otherwise it advises, through the root logger, a preprocessing that these graphs had.
@@ -30,6 +35,7 @@ def dynamic(proto: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.Model
             aside,
             per_channel=True,
             weight_type=QuantType.QInt8,
+            reduce_range=reduced,
             nodes_to_exclude=[*stacked(proto.graph), *keep],
         )
         return read_proto(aside)

@@ -9,6 +9,7 @@ from toolchain.artifact import Draft
 from toolchain.errors import UsageError
 from toolchain.export.exporter import ONNX, Source, exporters
 from toolchain.export.genai import GENAI_CONFIG, genai_config
+from toolchain.export.tokenizer import write_vocabulary
 from toolchain.models.loading import load_model
 from toolchain.models.sentence import FILES
 from toolchain.optimize.precision import Calibration, precisions
@@ -39,6 +40,8 @@ def export(draft: Draft, *, source: Path) -> None:
     plain.unlink()
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     _describe(draft.folder, task, FP32_FILE)
+    if (draft.folder / "tokenizer.json").is_file():
+        write_vocabulary(draft.folder)
     draft.format, draft.precision = "onnx", "fp32"
     draft.facts.update(
         task=task,

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
 from toolchain.errors import IntegrityError, UsageError
-from toolchain.export.tokenizer import PROBES, save_tokenizer
+from toolchain.export.tokenizer import PROBES, save_tokenizer, write_vocabulary
 
 
 def byte_level(folder: Path) -> Path:
@@ -123,3 +123,13 @@ def test_a_damaged_tokenizer_json_is_refused(teacher_folder: Path, tmp_path: Pat
     (tmp_path / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match="cut short or damaged"):
         save_tokenizer(tmp_path, tmp_path / "out")
+
+
+def test_an_exported_folder_gets_vocab_txt_though_its_source_had_none(
+    teacher_folder: Path, tmp_path: Path
+) -> None:
+    save_tokenizer(teacher_folder, tmp_path)
+    expected = (tmp_path / "vocab.txt").read_bytes()
+    (tmp_path / "vocab.txt").unlink()
+    write_vocabulary(tmp_path)
+    assert (tmp_path / "vocab.txt").read_bytes() == expected

@@ -31,3 +31,11 @@ def test_auto_is_what_the_targets_take() -> None:
 def test_an_unknown_precision_names_its_neighbour() -> None:
     with pytest.raises(UsageError, match="unknown precision 'int9'"):
         with_precisions(asked("int9", "fp32"), [])
+
+
+def test_a_target_on_which_int8_overflows_gets_the_reduced_one() -> None:
+    old, host = load_target("x86-avx2"), load_target("host")
+    assert with_precisions(asked("int8", "fp32"), [old]).precisions == ["int8_reduced", "fp32"]
+    both = with_precisions(asked("int8", "fp32"), [old, host]).precisions
+    assert both == ["int8", "int8_reduced", "fp32"]
+    assert with_precisions(asked("fp32"), [old]).precisions == ["fp32"]
