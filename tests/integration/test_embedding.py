@@ -3,18 +3,28 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
 
 from tests.conftest import make_teacher, sentences
 from tests.integration.test_tasks import LOOSE
 from toolchain.__main__ import main
 from toolchain.bundle.check import selftest
+from toolchain.data.sources import load_task
+from toolchain.data.tokenizing import tokenize_split
+from toolchain.distill.evaluate import evaluate
+from toolchain.metrics import score
 from toolchain.models.checkpoint import inspect
+from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.models.sentence import Sentence, read_sentence, write_sentence
+from toolchain.recipe import Columns
 
 KEPT = [word for word in LOOSE if word != "--no-baseline"]
 QUICK = [*KEPT, "threads=1", "train.precision=fp32", "benchmark.tokens=[8]"]
@@ -199,3 +209,47 @@ def test_methods_on_states_lose_their_terms_on_labels_and_nothing_else(
     else:
         assert code == 0
         assert f"left out: {method}/labels" in said
+
+
+def test_a_streamed_teacher_teaches_what_a_whole_one_does(
+    build: Path, texts: Path, tmp_path: Path
+) -> None:
+    common = ["--teacher", str(build), "--data", str(texts)]
+    student = tmp_path / "student"
+    assert main(["design", *common, "--layers", "1", "-o", str(student)]) == 0
+    learn = ["--student", str(student), "train.precision=fp32", "threads=1", "--max-steps", "4"]
+    # Of a cache, states are kept in bf16 unless it is asked for more.
+    for name, more in (("whole", []), ("streamed", ["placement.states=fp32"])):
+        where = [f"placement.teacher={name}", "-o", str(tmp_path / name)]
+        assert main(["distill", *common, *learn, *where, *more]) == 0
+    whole, streamed = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "streamed")
+    )
+    assert not torch.equal(whole["encoder.layer.0.output.dense.weight"],
+                           load_file(student / "model.safetensors")
+                           ["encoder.layer.0.output.dense.weight"])  # fmt: skip
+    for name, value in whole.items():
+        torch.testing.assert_close(streamed[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_real_encoder_embeds_real_pairs(shared: Path) -> None:
+    source = shared / "models" / "minilm-l6-sst2"
+    task = load_task(
+        str(shared / "data" / "stsb"), columns=Columns(), teacher_labels=None, task="embed"
+    )
+    half = len(task.dev.texts) // 2
+    some = [*range(64), *range(half, half + 64)]
+    dev = replace(
+        task.dev, texts=tuple(task.dev.texts[i] for i in some), labels=task.dev.labels[:64]
+    )
+    rows = tokenize_split(load_tokenizer(source), dev, task, max_tokens=128)
+    # Its head for two classes is left behind.
+    answers = evaluate(load_model(source, "embed"), rows)
+    tokenizer, bare = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source)
+    batch = tokenizer(list(dev.texts), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = bare(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    expected = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
+    np.testing.assert_allclose(answers.outputs.vectors, expected, atol=1e-5)
+    assert 0.3 < score("spearman", answers.outputs, answers.labels) < 0.9
