@@ -220,7 +220,7 @@ def trained(case: Case) -> dict[str, int]:
             family=family,
             spec=spec_of(case, sizes),
         )
-        for sizes in (case.student, case.teacher)
+        for sizes in (case.student, *filter(None, (case.teacher,)))
     )
     run = StageRun(
         name=case.stage, steps=STEPS, batch_size=case.batch, lr=1e-4, warmup=0.0, weight_decay=0.01,
