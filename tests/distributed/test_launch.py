@@ -70,7 +70,7 @@ def test_torchrun_starts_it_and_the_first_process_speaks(
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"],
         ["deepspeed.launcher.runner", "--num_gpus", "2", "--module"],
     ],
     ids=["accelerate", "deepspeed"],
@@ -96,7 +96,7 @@ def test_compress_trains_on_all_processes_and_the_first_does_the_rest(
     words += ["--method", "kd", "--target", "host", "--max-steps", "20", "--no-baseline"]
     words += ["-o", str(out), "benchmark.min_seconds=0.02", "benchmark.min_runs=20", "--json"]
     words += ["benchmark.rounds=2", "benchmark.tokens=[8]", "placement.teacher=tensor_parallel"]
-    words += ["precisions=[int8]", "gates.agreement=0", "gates.cosine=0", "gates.max_drop=1"]
+    words += ["precisions=[fp32]", "gates.agreement=0", "gates.cosine=0", "gates.max_drop=1"]
     (said,) = sharding.run(["-m", *TORCHRUN, "toolchain", *words], 1)
     found, _ = json.JSONDecoder().raw_decode(said[said.index("{\n") :])
     assert found["shipped"].keys() == {"host"}

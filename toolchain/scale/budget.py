@@ -54,6 +54,8 @@ def bucket_of(parameters: int) -> int:
 # torch, transformers, accelerate and the interpreter, resident after a step of a tiny model:
 # measured once, benchmarks/planner.md.
 _PROCESS = 380 << 20
+# What DeepSpeed adds: its import, its engine and a step of the same tiny model.
+_DEEPSPEED = 80 << 20
 # The same with CUDA's libraries, and a context with kernels and workspaces on the GPU: what is
 # usual; no GPU was at hand to measure it.
 _PROCESS_WITH_GPU, _CONTEXT = 3 << 30, 1 << 30
@@ -200,7 +202,7 @@ def budget_of(job: Job, placed: Placed, hardware: Hardware) -> Budget:
         *_state(job, placed, hardware),
         *_passes(job, placed, hardware, kernels),
         *_buffers(job, placed, hardware),
-        *_process(job, hardware),
+        *_process(placed, hardware),
     )
     if placed.teacher not in ("cached", "streamed") or not job.teachers:
         return Budget(placed=placed, hardware=hardware, shares=shares)
@@ -421,11 +423,13 @@ def _buffers(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
             )
         ]
     size = 2 * 4 * bucket_of(P)
+    # What is larger than a bucket is reduced by itself, through a copy.
+    by_itself = 4 * _largest(job.student) if hardware.ranks > 1 else 0
     return [
         Share(
             name="communication",
-            at=(size, size, 0),
-            formula=f"two buckets of P_s / 16, at most {BUCKET:,}",
+            at=(size, size + by_itself, 0),
+            formula=f"two buckets of P_s / 16, at most {BUCKET:,}, and the largest gradient",
         )
     ]
 
@@ -436,11 +440,16 @@ def _largest(spec: ModelSpec) -> int:
     return max(tables)
 
 
-def _process(job: Job, hardware: Hardware) -> list[Share]:  # noqa: ARG001
+def _process(placed: Placed, hardware: Hardware) -> list[Share]:
     """Return the shares of interpreter, libraries and contexts."""
     if not hardware.gpu:
+        pieces = placed.student != "whole" or placed.teacher in ("zero3", "offload")
         return [
-            Share(name="process", at=_always(_PROCESS), formula="interpreter and libraries, once")
+            Share(
+                name="process",
+                at=_always(_PROCESS + (_DEEPSPEED if pieces else 0)),
+                formula="interpreter and libraries, once" + (", DeepSpeed's" if pieces else ""),
+            )
         ]
     return [
         Share(name="process", at=_always(_CONTEXT), formula="CUDA context, kernels, workspaces"),
