@@ -141,9 +141,10 @@ def _page(record: dict[str, Any]) -> str:
         f"{record['rows']:,} rows, lr 1e-4), then trained on for {runs[0]['steps']} steps at half "
         "of that rate with the",
         "rounding of int8. Accuracy on sst2's 872 dev rows, files under ONNX Runtime; cosine and",
-        "agreement are with the fp32 file each was made from, gates are those of every run (cosine",
-        ".99, agreement .97, at most .01 below the fp32 student). `outliers`: one value feature of",
-        "each head 128 times as large, what reads it as much smaller: the same model in fp32.",
+        "agreement of int8 are with its fp32 file, of aware int8 with what was trained. Gates are",
+        "those of every run (cosine .99, agreement .97, at most .01 below the fp32 student).",
+        "`outliers`: one value feature of each head 128 times as large, what reads it as much",
+        "smaller: the same model in fp32.",
         "",
         "| start | seed | " + " | ".join(NAMES) + " | int8: cosine, agreement | aware int8: "
         "cosine, agreement | int8 misses | aware int8 misses |",
@@ -166,6 +167,7 @@ def _page(record: dict[str, Any]) -> str:
         "The 95 % interval of one accuracy is about .02 to either side. "
         f"{seconds / 60:.0f} minutes of processor time in all, one thread.",
         "",
+        *([record["note"], ""] if "note" in record else []),
         f"{cpu}; torch {packages['torch']}, onnxruntime {packages['onnxruntime']}.",
         "",
     ]

@@ -256,9 +256,10 @@ class Run:
         return [*(settled if v is plain else v for v in found), *rest, aware]
 
     def _trained_on(self, student: Variant) -> list[Variant]:
-        """Return the student that was trained for its int8 file, and its files.
+        """Return the student that was trained for its int8 file, and its files, that one last.
 
-        Its fp32 file only proves the other, whose metric is held against the ordinary student's.
+        What was trained is the student as it rounds: its int8 file must answer like that, and its
+        metric is held against the ordinary student's. The fp32 file is there to be quantised.
         """
         trained = self.log.done["aware"].artifact
         own = replace(
@@ -270,8 +271,9 @@ class Run:
         )
         exported = self._onnx("student-aware-onnx", own)
         file = self._onnx(_AWARE, exported)
-        file = replace(file, held_to="student-onnx", published=onnx_file(INT8))
-        return [own, replace(exported, published="", candidate=False), file]
+        rounded = replace(own, name="student-aware-rounded", rounded=exported.path)
+        file = replace(file, held_to="student-onnx", like=rounded.name, published=onnx_file(INT8))
+        return [own, replace(exported, published="", candidate=False), rounded, file]
 
     def _onnx(self, name: str, parent: Variant) -> Variant:
         artifact = self.log.done[name].artifact
@@ -359,7 +361,7 @@ class Run:
             v
             for v in variants
             if v.role != "baseline"
-            and v.name not in ("student", "student-aware")
+            and (v.role, v.format) != ("student", "torch")
             and self.proof.passed(v.name)
         ]
         measured = self.log.step(

@@ -8,11 +8,11 @@ import pytest
 from tests.integration.test_compress import QUICK as WITH_A_BARE_TEACHER
 from tests.integration.test_methods_end_to_end import stages
 from toolchain.__main__ import main
-from toolchain.artifact import Artifact
+from toolchain.artifact import Artifact, file_sha256
 
 QUICK = [word for word in WITH_A_BARE_TEACHER if not word.startswith("finetune.")]
-# No int8 file of a random model keeps every digit.
-STRICT = ["gates.cosine=1", "quantize.epochs=2"]
+# No int8 file of a random model keeps five digits of fp32.
+STRICT = ["gates.cosine=0.99999", "quantize.epochs=2"]
 
 
 def compress(teacher: Path, data: Path, output: Path, *more: str) -> int:
@@ -43,9 +43,12 @@ def test_a_missed_gate_is_followed_by_a_stage_and_a_second_int8_file(adapted: Pa
     assert stages(report) == ["pred", "aware"]
     assert models["student-aware"]["sha256"] != models["student"]["sha256"]
     assert models["student-aware-int8"]["sha256"] != models["student-int8"]["sha256"]
-    assert models["student-aware-int8"]["parity"]["against"] == "student-aware-onnx"
+    assert models["student-aware-int8"]["parity"]["against"] == "student-aware-rounded"
     gates = {(g["model"], g["name"]): g for g in report["gates"]}
     assert gates["student-int8", "cosine"]["passed"] is False
+    # It answers like what was trained, far closer than int8 does like fp32.
+    off = models["student-aware-int8"]["parity"]["max_abs"]
+    assert off < 1e-3 * models["student-int8"]["parity"]["max_abs"]
     # Its metric is held against the ordinary student's, not against its own fp32 file.
     drop = gates["student-aware-int8", "max_drop"]["observed"]
     assert f"against {models['student-onnx']['metric']['value']:.4f}" in drop
@@ -67,11 +70,15 @@ def test_the_training_was_that_of_the_plan(adapted: Path) -> None:
 def test_its_fp32_file_never_ships(adapted: Path) -> None:
     report = read(adapted)
     assert report["shipped"]["host"]["model"] in ("student-onnx", "student-aware-int8")
-    # Neither int8 file keeps a cosine of 1.
-    assert report["shipped"]["host"]["model"] == "student-onnx"
-    assert not (adapted / "onnx" / "model_quantized.onnx").exists()
+    models = {model["name"]: model for model in report["models"]}
+    # The file that passes takes the place of the one that does not.
+    published = file_sha256(adapted / "onnx" / "model_quantized.onnx")
+    assert published == models["student-aware-int8"]["sha256"]
+    assert file_sha256(adapted / "onnx" / "model.onnx") == models["student-onnx"]["sha256"]
+    assert models["student-int8"]["path"] in ("", None)
 
 
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(
     teacher_folder: Path,
     task_folder: Path,

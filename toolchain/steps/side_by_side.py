@@ -8,6 +8,7 @@ Shape letters: B batch, N tokens, C outcomes, P real tokens.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,13 @@ from torch import Tensor
 
 from toolchain.data.batching import Batch, Rows, in_order
 from toolchain.distill.evaluate import Answers, answers_of, rows_at_once
+from toolchain.distill.surgery.fake_int8 import Rounding
+from toolchain.errors import UsageError
 from toolchain.measurement import Parity
+from toolchain.models.loading import load_model
 from toolchain.recipe import DataTask
-from toolchain.runtimes.runtime import Session, runtimes
+from toolchain.runtimes.runtime import Feed, Session, runtimes
+from toolchain.steps.aware import rounding_of
 from toolchain.steps.variants import Variant
 from toolchain.verify.parity import Comparison
 
@@ -34,7 +39,7 @@ def side_by_side(
     """Return what a model answers to rows, and how far that is from its parent's answers."""
     with ExitStack() as opened:
         ours, theirs = (
-            opened.enter_context(closing(_open(v, threads))) if v else None
+            opened.enter_context(closing(_open(v, task, threads))) if v else None
             for v in (variant, parent)
         )
         assert ours is not None
@@ -45,8 +50,31 @@ def side_by_side(
     return answers, comparison.parity(parent.name) if parent else None
 
 
-def _open(variant: Variant, threads: int) -> Session:
+def _open(variant: Variant, task: DataTask, threads: int) -> Session:
+    if variant.rounded:
+        return _RoundedSession(variant.path, variant.rounded, task)
     return runtimes.get(variant.runtime)(variant.path, threads=threads, provider=_PROVIDER)
+
+
+class _RoundedSession:
+    """A PyTorch model that computes with the rounding of its int8 file."""
+
+    def __init__(self, path: Path, exported: Path, task: DataTask) -> None:
+        self._model = load_model(path, task)
+        Rounding(rounding_of(path, exported, task), self._model)
+
+    def run(self, feed: Feed) -> NDArray[np.float32]:
+        """Return the logits (B, N, C) of a feed of (B, N) arrays."""
+        with torch.inference_mode():
+            logits: Tensor = self._model(**{n: torch.from_numpy(a) for n, a in feed.items()}).logits
+        return logits.numpy()
+
+    def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:  # noqa: ARG002
+        """Raise UsageError: only encoders are trained for int8."""
+        raise UsageError("a model that rounds like its int8 file is an encoder and writes no text")
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 def _size(variant: Variant, session: Session, rows: Rows) -> int:

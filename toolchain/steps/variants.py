@@ -49,8 +49,9 @@ class Variant:
     must equal; `digest` the sha256 of the file that holds its weights or names their digest;
     `published` its place in the output.
     `max_tokens` is the most it reads of a row where that is not what the others read. `held_to` is
-    the variant its metric may not fall behind, where that is not its parent. One that is no
-    `candidate` is there to be compared with and never ships.
+    the variant its metric may not fall behind and `like` the one it must answer like, where those
+    are not its parent. One that is no `candidate` is there to be compared with and never ships. A
+    torch model that is `rounded` computes with the rounding that this fp32 file gets in int8.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Variant:
     published: str = ""
     max_tokens: int | None = None
     held_to: str = ""
+    like: str = ""
+    rounded: Path | None = None
     candidate: bool = True
 
     @property

@@ -15,6 +15,7 @@ from toolchain.data.batching import Rows, in_order
 from toolchain.data.sources import TaskData
 from toolchain.data.tokenizing import tokenize_split
 from toolchain.distill.evaluate import Answers, evaluate
+from toolchain.distill.surgery.fake_int8 import Rounding
 from toolchain.export.exporter import ONNX
 from toolchain.measurement import Metric, Parity, Verdict
 from toolchain.metrics import Embeddings, is_finite
@@ -23,6 +24,7 @@ from toolchain.progress import Progress
 from toolchain.recipe import DataTask, Gates
 from toolchain.runtimes.runtime import runtimes
 from toolchain.spec import LANGUAGE
+from toolchain.steps.aware import rounding_of
 from toolchain.steps.side_by_side import side_by_side
 from toolchain.steps.variants import TEACHER, Variant
 from toolchain.verify import gates, quality
@@ -87,7 +89,7 @@ def verify(
     for done, variant in enumerate(variants):
         progress.advance("verify", done, len(variants))
         splits = _splits(variant.folder, task, variant.max_tokens or max_tokens, read)
-        parent = next((v for v in variants if v.name == variant.parent), None)
+        parent = next((v for v in variants if v.name == (variant.like or variant.parent)), None)
         results: dict[str, Answers] = {}
         for name, rows in splits.items():
             compared = parent if name == "dev" else None
@@ -209,7 +211,10 @@ def _judgeable(found: Answers, split: str, similar: dict[str, NDArray[np.float32
 def _answers(variant: Variant, rows: Rows, threads: int, task: DataTask) -> Answers:
     """Return what a model that answers once per row says to all of them."""
     if variant.format == "torch":
-        return evaluate(load_model(variant.path, task), rows, batch_size=_BATCH)
+        model = load_model(variant.path, task)
+        if variant.rounded:
+            Rounding(rounding_of(variant.path, variant.rounded, task), model)
+        return evaluate(model, rows, batch_size=_BATCH)
     session = runtimes.get(variant.runtime)(
         variant.path, threads=threads, provider="CPUExecutionProvider"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["FakeInt8", "Product"]
+__all__ = ["FakeInt8", "Product", "Rounding"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FakeInt8(Surgery):
         teachers: "Sequence[Readable]",  # noqa: ARG002
     ) -> "Rounding":
         """Let the student round as its file does, in training and evaluation."""
-        return Rounding(self, student)
+        return Rounding(self, student.model)
 
 
 class Rounding(Operation):
@@ -86,8 +86,7 @@ class Rounding(Operation):
     with, so nothing has to be folded.
     """
 
-    def __init__(self, surgery: FakeInt8, student: "TrainingModel") -> None:
-        model = student.model
+    def __init__(self, surgery: FakeInt8, model: "nn.Module") -> None:
         self._real_BN: Tensor | None = None
         self._last: tuple[Tensor, bool, Tensor] | None = None
         self._entrance = model.register_forward_pre_hook(
