@@ -93,6 +93,7 @@ def test_a_decoder_goes_on_with_its_cache(name: str, llama: Path, tmp_path: Path
         assert again[0, ids.shape[1] - 1 :].argmax(axis=-1).tolist() == tokens[0].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_real_decoder_writes_the_same_text(shared: Path, tmp_path: Path) -> None:
     folder = shared / "models" / "stories260k"
