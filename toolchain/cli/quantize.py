@@ -15,7 +15,8 @@ __all__ = ["run"]
 def run(
     model: Annotated[Path, typer.Argument(help="Folder written by export.", metavar="DIR")],
     precision: Annotated[
-        str, typer.Option("--precision", help="int8 or any other precision.", metavar="NAME")
+        str,
+        typer.Option("--precision", help="int8, or another of docs/precisions.md.", metavar="NAME"),
     ] = "int8",
     data: Annotated[
         str | None,

@@ -36,9 +36,15 @@ def dynamic(
             per_channel=True,
             weight_type=QuantType.QInt8,
             reduce_range=reduced,
-            nodes_to_exclude=[*stacked(proto.graph), *keep],
+            nodes_to_exclude=[*stacked(proto.graph), *_scales(proto.graph), *keep],
         )
         return read_proto(aside)
+
+
+def _scales(graph: onnx.GraphProto) -> list[str]:
+    """Return the Gathers of scales, one a row, which are exact for a reason."""
+    single = {t.name for t in graph.initializer if list(t.dims)[1:] == [1]}
+    return [n.name for n in graph.node if n.op_type == "Gather" and n.input[0] in single]
 
 
 def count(proto: onnx.ModelProto) -> int:

@@ -109,8 +109,9 @@ def closeness(ours: Array, theirs: Array) -> float:
     """Return the cosine of all logits taken as one vector, as the gate does; 0 for no numbers."""
     if not np.isfinite(ours).all():
         return 0.0
-    norms = float(np.linalg.norm(ours)) * float(np.linalg.norm(theirs))
-    return float(np.vdot(ours, theirs)) / norms if norms else 0.0
+    mine, other = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(mine) * np.linalg.norm(other))
+    return float(mine @ other) / norms if norms else 0.0
 
 
 def flows(proto: onnx.ModelProto, names: Sequence[str], rows: Calibration) -> dict[str, Flow]:

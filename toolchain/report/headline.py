@@ -27,7 +27,18 @@ _SHORT_NAME = 20
 
 _ROLES = ("teacher", "baseline", "student")
 _FORMATS = ("torch", "onnx", "openvino", "litert")
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+_PRECISIONS = (
+    "fp32",
+    "bf16",
+    "fp16",
+    "int8",
+    "int8_smooth",
+    "int8_mixed",
+    "int8_static",
+    "int8_reduced",
+    "int8_weights",
+    "int4_weights",
+)
 _FIDELITIES: tuple[Fidelity, ...] = ("measured", "emulated", "estimated")
 _FORMAT_WORDS = {"torch": "PyTorch", "onnx": "ONNX", "openvino": "OpenVINO", "litert": "LiteRT"}
 
