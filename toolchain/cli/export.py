@@ -53,6 +53,9 @@ def run(
     if exporter is None and precision != "fp32":
         raise UsageError("export writes onnx in fp32", "then use toolchain quantize")
     if exporter is not None:
+        if precision not in exporter.files:
+            has = ", ".join(exporter.files)
+            raise UsageError(f"format {format} has no precision {precision!r}", f"it has {has}")
         exporter.check_installed(format)
         if found.task not in exporter.tasks:
             raise UsageError(f"{model}: {format} does not hold models for {found.task}")

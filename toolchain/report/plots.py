@@ -104,7 +104,7 @@ def y_axis(scale: Scale, left: float, right: float, words: str) -> str:
 
 
 def _marker(row: Row, x: float, y: float, css: str) -> str:
-    """A circle for PyTorch, a square for ONNX, a diamond for eight bits or less."""
+    """A circle for PyTorch, a square for exported files, a diamond for eight bits or less."""
     ring = (
         element("circle", {"cx": x, "cy": y, "r": 9.5, "class": f"ring {css}"})
         if row.shipped_for
@@ -114,7 +114,7 @@ def _marker(row: Row, x: float, y: float, css: str) -> str:
     if row.model.precision.startswith("int"):
         path = f"M{x:.2f} {y - 6.2:.2f}l6.2 6.2l-6.2 6.2l-6.2 -6.2z"
         return ring + element("path", {"d": path, "class": style})
-    if row.model.format == "onnx":
+    if row.model.format != "torch":
         corner: dict[str, str | float] = {"x": x - 4.6, "y": y - 4.6, "class": style}
         return ring + element("rect", {**corner, "width": 9.2, "height": 9.2})
     return ring + element("circle", {"cx": x, "cy": y, "r": 5.2, "class": style})
