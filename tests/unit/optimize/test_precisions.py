@@ -32,7 +32,9 @@ def files(simplified: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_the_file_is_smaller_valid_and_close(
     name: str, simplified: Path, files: dict[str, Path]
 ) -> None:
-    assert files[name].stat().st_size < 0.55 * simplified.stat().st_size
+    # What int8 harms most may stay in fp32.
+    part = 0.95 if name == "int8_mixed" else 0.55
+    assert files[name].stat().st_size < part * simplified.stat().st_size
     onnx.checker.check_model(onnx.load(files[name]))
     inputs = feed(4, 13)
     expected, found = run(simplified, inputs), run(files[name], inputs)
