@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.models.family import family_of
+from toolchain.models.found import declared_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +62,18 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
     )
 
 
+@contextmanager
+def _shortened(model: "PreTrainedModel") -> Iterator[None]:
+    """Compute no more of the last block than the head reads, where that is known."""
+    from toolchain.models.first_token import first_token_alone, reads_first_token
+
+    family = family_of(str(model.config.model_type))
+    task = declared_task({"architectures": [type(model).__name__]})
+    alone = reads_first_token(family, task)
+    with first_token_alone(model, family) if alone else contextlib.nullcontext():
+        yield
+
+
 def _input_names(model: "PreTrainedModel") -> tuple[str, ...]:
     types = "token_type_ids" in inspect.signature(model.forward).parameters
     # RoBERTa-like models take token types but know only one.
@@ -95,7 +109,7 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
         converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
     aside = out.with_name(f".{out.name}.aside")
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _shortened(model), torch.no_grad():
             converter.convert().export(str(aside))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
