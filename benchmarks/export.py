@@ -429,6 +429,14 @@ def _most(tokens: int) -> str:
     return "at most 1.5" if tokens == 128 else ""
 
 
+def command(options: argparse.Namespace) -> str:
+    """Return what makes these figures again, whatever folders were used here."""
+    words = ["--shared", "../shared", "--models", options.models, "--rounds", str(options.rounds)]
+    words += ["--rows", str(options.rows), "--tokens", *map(str, options.tokens)]
+    words += ["--compat", ".venv-compat/bin/python"] if options.compat else []
+    return shlex.join(["python", "benchmarks/export.py", *words])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare what runs a classifier.")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
@@ -448,7 +456,7 @@ def main() -> None:
     assert isinstance(versions, Mapping)
     said = ", ".join(f"{n} {versions[n]}" for n in shown if n in versions)
     about = {
-        "command": shlex.join(["python", "benchmarks/export.py", "--shared", "../shared"]),
+        "command": command(options),
         "machine": f"{around.get('cpu')}, one thread, load {around.get('load')}; {said}",
     }
     kept = options.out.with_suffix(".json")

@@ -60,14 +60,23 @@ def test_the_stages_one_after_another(
         Artifact.open(root / name)
 
 
+@pytest.fixture(scope="module")
+def made(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What export and quantize make, for tests that run in whatever order and process."""
+    folder = tmp_path_factory.mktemp("made")
+    assert do("export", teacher_folder, "-o", folder / "onnx") == 0
+    assert do("quantize", folder / "onnx", "-o", folder / "int8") == 0
+    return folder
+
+
 def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (root / "onnx" / "manifest.json").stat().st_mtime_ns
-    assert do("export", root / "distilled", "-o", root / "onnx") == 0
-    assert (root / "onnx" / "manifest.json").stat().st_mtime_ns == before
+    before = (made / "onnx" / "manifest.json").stat().st_mtime_ns
+    assert do("export", teacher_folder, "-o", made / "onnx") == 0
+    assert (made / "onnx" / "manifest.json").stat().st_mtime_ns == before
     capsys.readouterr()
-    assert do("export", root / "distilled", "-o", root / "int8") == 2
+    assert do("export", teacher_folder, "-o", made / "int8") == 2
     assert "not written by export" in capsys.readouterr().err
 
 
@@ -77,14 +86,14 @@ def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
         (["finetune", "--teacher", "{teacher}", "--data", "{data}"], "it has a head already"),
         (["distill", "--teacher", "{teacher}", "--data", "{data}"], "--student is missing"),
         (["export", "{encoder}"], "a bare encoder without a head"),
-        (["quantize", "{root}/distilled"], "holds no onnx/model.onnx"),
-        (["quantize", "{root}/int8"], "holds no onnx/model.onnx"),
-        (["bundle", "{root}/distilled", "--data", "{data}"], "not exported yet"),
+        (["quantize", "{teacher}"], "holds no onnx/model.onnx"),
+        (["quantize", "{made}/int8"], "holds no onnx/model.onnx"),
+        (["bundle", "{teacher}", "--data", "{data}"], "not exported yet"),
         (
-            ["verify", "{root}/none", "--against", "{root}/onnx", "--data", "{data}"],
+            ["verify", "{made}/none", "--against", "{made}/onnx", "--data", "{data}"],
             "no such folder",
         ),
-        (["report", "{root}/none"], "no such file"),
+        (["report", "{made}/none"], "no such file"),
         (["methods", "show"], "write methods, or methods show NAME"),
         (["targets", "show", "pi"], "unknown target 'pi'"),
     ],
@@ -92,7 +101,8 @@ def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
 def test_a_stage_refuses_what_it_cannot_read(
     words: list[str],
     sentence: str,
-    root: Path,
+    made: Path,
+    teacher_folder: Path,
     encoder_folder: Path,
     task_folder: Path,
     tmp_path: Path,
@@ -100,8 +110,8 @@ def test_a_stage_refuses_what_it_cannot_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = {"root": root, "encoder": encoder_folder, "data": task_folder}
-    filled = [word.format(teacher=root / "teacher", **places) for word in words]
+    places = {"made": made, "teacher": teacher_folder, "encoder": encoder_folder}
+    filled = [word.format(data=task_folder, **places) for word in words]
     assert main(filled) == 2
     assert sentence in capsys.readouterr().err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []

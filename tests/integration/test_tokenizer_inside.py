@@ -103,7 +103,7 @@ def test_what_cannot_be_had_is_refused_at_once(
     assert main([*command, "-o", str(tmp_path / "b"), *more]) == 2
     assert "answers token by token" in capsys.readouterr().err
     assert main(["export", str(teacher_folder), "--data", str(task_folder)]) == 2
-    assert "read with --tokenizer inside only" in capsys.readouterr().err
+    assert "--data is not read by this export" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
