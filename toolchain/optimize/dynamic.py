@@ -12,9 +12,10 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from toolchain.optimize.graph import read_proto
-from toolchain.optimize.products import stacked
+from toolchain.optimize.products import check, finish, fold_transposes, stacked
+from toolchain.optimize.transform import PassFacts
 
-__all__ = ["count", "dynamic"]
+__all__ = ["count", "dynamic", "write_dynamic"]
 
 
 def dynamic(
@@ -51,3 +52,17 @@ def count(proto: onnx.ModelProto) -> int:
     """Return how many products and tables are in int8."""
     kinds = ("MatMulInteger", "DequantizeLinear")
     return sum(node.op_type in kinds for node in proto.graph.node)
+
+
+def write_dynamic(source: Path, out: Path, *, name: str, reduced: bool) -> PassFacts:
+    """Write `source` in dynamic int8 for the precision `name`; equal sources give equal bytes.
+
+    The outputs move: whether too far is for the gates to say, on real data. Raises UsageError for
+    a file that is not whole ONNX, is quantised already, or has nothing to quantise.
+    """
+    proto = read_proto(source)
+    check(proto, source)
+    before = (len(proto.graph.node), proto.ByteSize())
+    fold_transposes(proto.graph)
+    result = dynamic(proto, reduced=reduced)
+    return finish(name, before, result, out, changed=count(result))
