@@ -2,7 +2,8 @@
 
 The union of all terms' requests decides which hooks exist; nothing else is kept. Queries, keys and
 values are taken at their projections and attention scores are recomputed from them, so the model
-keeps its fused attention (with SDPA, `output_attentions` gives an empty tuple).
+keeps its fused attention (with SDPA, `output_attentions` gives an empty tuple). Where nothing of a
+classifier's last block is asked for, it is computed for the token the head reads (`sparing`).
 
 `emb` is what the first block reads. `hidden` of a layer is what its block returns: in pre-norm
 decoders that of the last block is not normalised yet, whereas `output_hidden_states` ends with the
@@ -13,7 +14,7 @@ Shape letters: B batch, N tokens, D width, H heads, K head width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolchain.distill.context import Decoder
-from toolchain.distill.extract import Extract, Request
+from toolchain.distill.extract import Extract, Request, spares_last_block
 from toolchain.distill.operators.operator import Patches
 from toolchain.errors import UsageError
 from toolchain.models.family import Family
+from toolchain.models.first_token import first_token_alone
 from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["Attention", "Captures", "Keeping", "Recorder"]
+__all__ = ["Attention", "Captures", "Keeping", "Recorder", "sparing"]
 
 Args = tuple[object, ...]
 Keywords = dict[str, object]
@@ -58,6 +60,15 @@ def _as_it_is(logits: Tensor) -> Tensor:
 
 def _all_of_it(request: Request | None, tensor: Tensor) -> Tensor:  # noqa: ARG001
     return tensor
+
+
+def sparing(
+    model: PreTrainedModel, family: Family, spec: ModelSpec, requests: frozenset[Request]
+) -> AbstractContextManager[None]:
+    """Spare within the block what no head and no request reads of the last block."""
+    if spares_last_block(spec, requests):
+        return first_token_alone(model, family)
+    return nullcontext()
 
 
 class Captures:

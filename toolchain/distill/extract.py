@@ -4,10 +4,12 @@ Names follow methods.md section 1. Attention scores are recomputed from hooked q
 so the forward pass keeps its fused attention kernel (SDPA returns no attention maps).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from toolchain.distill.shapes import Shape, Unfit
+from toolchain.models.family import families
 from toolchain.spec import SEQUENCE, ModelSpec
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "logits",
     "pooled",
     "q",
+    "spares_last_block",
     "states",
     "v",
 ]
@@ -56,6 +59,16 @@ class Request:
 
     kind: Literal["logits", "head", "states", "pooled", "emb", "hidden", "q", "k", "v"]
     layer: int = 0
+
+
+def spares_last_block(spec: ModelSpec, requests: Iterable[Request]) -> bool:
+    """Return whether a pass need not compute all of the last block.
+
+    A classifier's head reads its first token; what else would must be asked for.
+    """
+    # Heads have numbers, not layers.
+    read = any(r.layer == spec.layers and r.kind != "head" for r in requests)
+    return not read and families.get(spec.family).reads_first_token(spec.task)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Models that are read while a student trains, and the teacher that runs beside it."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from toolchain.data.batching import Batch, Rows
-from toolchain.distill.capture import Captures, Recorder
+from toolchain.distill.capture import Captures, Recorder, sparing
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
@@ -103,8 +104,13 @@ class OnlineTeacher:
         self._model = teacher.model.eval().requires_grad_(False)
         if bf16 and not placed:
             _cast_once(self._model)
-        self._recorder = Recorder(self._model, teacher.family, teacher.spec, requests)
-        self._recorder.__enter__()
+        asked = frozenset(requests)
+        self._entered = ExitStack()
+        self._recorder = self._entered.enter_context(
+            Recorder(self._model, teacher.family, teacher.spec, asked)
+        )
+        if not placed:
+            self._entered.enter_context(sparing(self._model, teacher.family, teacher.spec, asked))
         self._device = device
         self._bf16 = bf16
 
@@ -117,8 +123,8 @@ class OnlineTeacher:
         return self._recorder.take(rows.rows(logits), rows.rows)
 
     def close(self) -> None:
-        """Remove the hooks."""
-        self._recorder.__exit__(None, None, None)
+        """Remove the hooks and give the model back as it came."""
+        self._entered.close()
 
 
 def _cast_once(model: torch.nn.Module) -> None:

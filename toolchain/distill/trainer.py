@@ -11,7 +11,7 @@ global batch.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from toolchain import metrics
 from toolchain.data.batching import Batch, Rows, collate, epoch_batches
-from toolchain.distill.capture import Recorder
+from toolchain.distill.capture import Recorder, sparing
 from toolchain.distill.checkpointing import (
     TrainingState,
     flat,
@@ -135,14 +135,12 @@ class _Loop:
         self.state = self.found or TrainingState()
         self._same_everywhere(self.state.step)
         self.engine = holding(self.accelerator, self.modules, run)
-        self.recorder = Recorder(
-            student.model,
-            student.family,
-            student.spec,
+        self.asked = (
             _union(b.requests("student") for b in terms)
             | _union(op.requests(student.spec) for op in parts.operators)
-            | (parts.aggregation.requests() if parts.aggregation else frozenset()),
+            | (parts.aggregation.requests() if parts.aggregation else frozenset())
         )
+        self.recorder = Recorder(student.model, student.family, student.spec, self.asked)
         self.teachers = self._readers(teachers, parts, device)
         self.passes = StepPasses(
             self.model,
@@ -207,7 +205,7 @@ class _Loop:
             restore_random(self.checkpoint)
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
-        with self.recorder, stop_between_steps() as stopping:
+        with self.recorder, self._sparing(), stop_between_steps() as stopping:
             if not found:
                 self._judged()
             self.model.train()
@@ -232,6 +230,13 @@ class _Loop:
         if self.surgery:
             self.surgery.heal()
         return self._trained()
+
+    def _sparing(self) -> AbstractContextManager[None]:
+        """Compute no more of the last block than is read, of a student that lies here as it is."""
+        student = self.student
+        if self.surgery or not self.engine.in_place:
+            return nullcontext()
+        return sparing(student.model, student.family, student.spec, self.asked)
 
     def _order(self) -> Iterator[tuple[int, list[int]]]:
         run, per_epoch = self.run, math.ceil(len(self.rows) / self.run.batch_size)

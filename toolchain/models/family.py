@@ -53,8 +53,9 @@ class Family:
     values a setting may have: with others the model computes something this description does not
     say.
 
-    `pools` is the token a sequence classifier reads. `unsupported` maps kinds of knowledge that
-    cannot be read here to the reason.
+    `pools` is the token a sequence classifier reads. `layout` names what follows attention in a
+    block, where its last can be computed for that token alone ("" where it cannot). `unsupported`
+    maps kinds of knowledge that cannot be read here to the reason.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Family:
     ffn: tuple[str, str] | None = None
     causal: bool = False
     pools: Literal["first", "last"] = "first"
+    layout: Literal["", "bert", "distilbert"] = ""
     heads: Mapping[Task, Head]
     keys: Mapping[str, str]
     ffn_ratio: int | None = None
@@ -93,6 +95,10 @@ class Family:
         for task in self.heads:
             with_heads += sorted(SEQUENCE) if task == "classify" else [task]
         return (*with_heads, *(() if self.causal else ("embed",)), "encode")
+
+    def reads_first_token(self, task: Task) -> bool:
+        """Return whether the last block can be computed for its first token alone."""
+        return bool(self.layout) and task in SEQUENCE
 
     def head(self, task: Task) -> Head:
         """Return the head of a task. Raises UsageError when this family has none for it."""

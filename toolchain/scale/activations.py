@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from toolchain.models.family import families
 from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["Kernels", "block_bytes", "cast_bytes", "ends_bytes", "passing_bytes", "spare_bytes"]
+__all__ = [
+    "Kernels",
+    "block_bytes",
+    "cast_bytes",
+    "ends_bytes",
+    "first_token_bytes",
+    "passing_bytes",
+    "spare_bytes",
+]
 
 _WIDE = 4
 """Bytes of what stays in fp32 whatever the precision: sums, norms, statistics."""
@@ -59,6 +67,19 @@ def block_bytes(spec: ModelSpec, batch: int, tokens: int, kernels: Kernels) -> i
         per_token = norm + statistics + dropped + heads + _inputs(spec, kernels) * e * d
         per_token += parts.ffn_kept * e * spec.ffn
     return batch * tokens * (per_token + _attention(spec, batch, tokens, kernels))
+
+
+def first_token_bytes(spec: ModelSpec, batch: int, tokens: int, kernels: Kernels) -> int:
+    """Return the bytes a last block keeps that is computed for its first token alone.
+
+    Those of keys and values and of what they are computed from, and one token's of the rest.
+    """
+    e, q = kernels.element, spec.query_width
+    inputs = (2 if kernels.bf16 else 1) * e * spec.width
+    attention = 2 * e * q + e
+    if spec.parts.attention_dropout and not kernels.gpu:
+        attention = 2 * _WIDE * q + 3 * _WIDE * spec.heads
+    return batch * tokens * (inputs + attention) + block_bytes(spec, batch, 1, kernels)
 
 
 def _inputs(spec: ModelSpec, kernels: Kernels) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from toolchain.distill.extract import spares_last_block
 from toolchain.distill.memory import stage_bytes
 from toolchain.distill.term import BoundTerm
 from toolchain.scale.activations import (
@@ -27,6 +28,7 @@ from toolchain.scale.activations import (
     block_bytes,
     cast_bytes,
     ends_bytes,
+    first_token_bytes,
     passing_bytes,
     spare_bytes,
 )
@@ -360,6 +362,9 @@ def _passes(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> l
     student, tokens = job.student, job.tokens
     batch = -(-job.batch // hardware.ranks)
     kept = student.layers * block_bytes(student, batch, tokens, kernels)
+    if _spares(job, placed):
+        kept -= block_bytes(student, batch, tokens, kernels)
+        kept += first_token_bytes(student, batch, tokens, kernels)
     kept += ends_bytes(student, batch, tokens, kernels)
     # Operators run the student again for each further view.
     views = len({bound.term.view for bound in job.terms} | {"plain"})
@@ -406,6 +411,12 @@ def _passes(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> l
             formula="one block at work, where that is more than what follows",
         ),
     ]
+
+
+def _spares(job: Job, placed: Placed) -> bool:
+    """Return whether the student's last block is computed for its first token alone."""
+    asked = (request for bound in job.terms for request in bound.requests("student"))
+    return placed.student != "zero3" and spares_last_block(job.student, asked)
 
 
 def _buffers(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:

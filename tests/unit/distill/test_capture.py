@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from toolchain.distill import extract
-from toolchain.distill.capture import Recorder
+from toolchain.distill.capture import Recorder, sparing
 from toolchain.distill.extract import Request
 from toolchain.models.checkpoint import inspect
 
@@ -67,3 +67,39 @@ def test_only_what_was_asked_for_is_kept_and_hooks_go_away(
 def test_the_models_attention_stays_fused(teacher_folder: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("asked", "computed"),
+    [
+        ({Request("logits"), Request("pooled"), Request("hidden", 1)}, 1),
+        ({Request("hidden", 2)}, 9),
+        ({Request("q", 2)}, 9),
+    ],
+)
+def test_of_the_last_block_only_what_is_read_is_computed(
+    teacher_folder: Path, inputs: dict[str, torch.Tensor], asked: set[Request], computed: int
+) -> None:
+    found = inspect(str(teacher_folder))
+    spec = found.spec.reshaped(layers=2)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        teacher_folder, num_hidden_layers=2
+    ).eval()
+    heights: list[int] = []
+    model.get_submodule("bert.encoder.layer.1").register_forward_hook(
+        lambda *args: heights.append(args[2].shape[1])
+    )
+
+    def logits_and_gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        logits = model(**inputs).logits
+        logits.square().sum().backward()
+        return [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    whole = logits_and_gradients()
+    with sparing(model, found.family, spec, frozenset(asked)):
+        spared = logits_and_gradients()
+    assert heights == [9, computed]
+    assert len(spared) == len(whole)
+    for a, b in zip(spared, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

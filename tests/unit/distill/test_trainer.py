@@ -81,6 +81,28 @@ def test_two_runs_are_equal_to_the_bit(lab: Lab, tmp_path: Path) -> None:
     assert first.points == second.points
 
 
+@pytest.mark.parametrize("method", ["kd", "tinybert"])
+def test_what_no_term_reads_of_the_last_block_is_not_computed(
+    lab: Lab, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights: dict[str, set[int]] = {"student": set(), "teacher": set()}
+    models = lab.models
+
+    def watched() -> tuple[TrainingModel, TrainingModel]:
+        both = models()
+        for name, side in zip(heights, both, strict=True):
+            last = side.model.get_submodule(f"bert.encoder.layer.{side.spec.layers - 1}")
+            last.register_forward_hook(lambda *args, n=name: heights[n].add(args[2].shape[1]))
+        return both
+
+    monkeypatch.setattr(lab, "models", watched)
+    lab.train(
+        method, dataclasses.replace(RUN, name="pred" if method == "kd" else "inter"), tmp_path
+    )
+    assert ({1} == heights["student"]) is (method == "kd")
+    assert ({1} == heights["teacher"]) is (method == "kd")
+
+
 @pytest.mark.parametrize(
     ("method", "stage"), [("kd", "pred"), ("tinybert", "inter"), ("taid", "pred")]
 )

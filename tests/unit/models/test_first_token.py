@@ -5,9 +5,9 @@ import torch
 
 from tests.unit.models import zoo
 from toolchain.models.family import families
-from toolchain.models.first_token import first_token_alone, reads_first_token
+from toolchain.models.first_token import first_token_alone
 
-BERT_LIKE = ["bert", "electra", "roberta"]
+BERT_LIKE = ["bert", "distilbert", "electra", "roberta"]
 
 
 @pytest.mark.parametrize("name", BERT_LIKE)
@@ -32,6 +32,6 @@ def test_the_answers_are_those_of_the_whole_block(name: str) -> None:
 @pytest.mark.parametrize("name", families.names())
 def test_only_heads_that_read_one_token_of_a_block_that_is_laid_out_so(name: str) -> None:
     family = families.get(name)
-    assert reads_first_token(family, "classify") is (name in BERT_LIKE)
-    assert not reads_first_token(family, "tag")
-    assert not reads_first_token(family, "mask_lm")
+    assert family.reads_first_token("classify") is (name in BERT_LIKE)
+    assert not family.reads_first_token("tag")
+    assert not family.reads_first_token("mask_lm")

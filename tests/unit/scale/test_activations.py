@@ -1,12 +1,21 @@
 """What the formulas say a pass keeps is what autograd saves, block by block, in every family."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.unit.models import zoo
 from toolchain.models.family import family_of
-from toolchain.scale.activations import Kernels, block_bytes, cast_bytes, ends_bytes
+from toolchain.models.first_token import first_token_alone
+from toolchain.scale.activations import (
+    Kernels,
+    block_bytes,
+    cast_bytes,
+    ends_bytes,
+    first_token_bytes,
+)
 from toolchain.spec import ModelSpec, Task
 
 B, N = 3, 64
@@ -35,8 +44,13 @@ SIZES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-def saved(name: str, layers: int, *, bf16: bool, task: Task, **changes: object) -> int:
-    """Return the bytes autograd saves of one pass, each storage once, weights left out."""
+def saved(
+    name: str, layers: int, *, bf16: bool, task: Task, alone: bool = False, **changes: object
+) -> int:
+    """Return the bytes autograd saves of one pass, each storage once, weights left out.
+
+    `alone` computes the last block for its first token alone.
+    """
     key = {"gpt2": "n_layer", "distilbert": "n_layers"}.get(name, "num_hidden_layers")
     model = zoo.make(name, task, **{**SIZES[name], key: layers, **changes}).train()
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
@@ -52,7 +66,10 @@ def saved(name: str, layers: int, *, bf16: bool, task: Task, **changes: object) 
     mask = torch.ones(B, N, dtype=torch.long)
     mask[1:, N // 2 :] = 0
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    short = nullcontext()
+    if alone:
+        short = first_token_alone(model, family_of(model.config.model_type))
+    with short, hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         output = model(input_ids=torch.randint(3, 600, (B, N)), attention_mask=mask)
     del output
     return sum(size for size, _ in found.values())
@@ -104,3 +121,17 @@ def test_gpu_kernels_keep_byte_masks_and_no_maps() -> None:
     scaled = B * N * (12 - 2 * 3) * spec.width - B * N * (4 * spec.heads + 2 * N)
     masks = B * N * 2 * spec.width
     assert cpu - gpu == maps + scaled + masks
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_a_last_block_for_its_first_token_keeps_keys_and_values(
+    name: str, bf16: bool, dropout: float
+) -> None:
+    rate = "attention_dropout" if name == "distilbert" else "attention_probs_dropout_prob"
+    found = saved(name, 2, bf16=bf16, task="classify", alone=True, **{rate: dropout})
+    spec, kernels = spec_of(name, 2, "classify", **{rate: dropout}), Kernels(bf16=bf16, gpu=False)
+    parts = (block_bytes, first_token_bytes, ends_bytes)
+    planned = sum(part(spec, B, N, kernels) for part in parts) + cast_bytes(spec, kernels)
+    assert planned == pytest.approx(found, rel=0.1)

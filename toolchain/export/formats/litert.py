@@ -65,11 +65,11 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
 @contextmanager
 def _shortened(model: "PreTrainedModel") -> Iterator[None]:
     """Compute no more of the last block than the head reads, where that is known."""
-    from toolchain.models.first_token import first_token_alone, reads_first_token
+    from toolchain.models.first_token import first_token_alone
 
     family = family_of(str(model.config.model_type))
     task = declared_task({"architectures": [type(model).__name__]})
-    alone = reads_first_token(family, task)
+    alone = family.reads_first_token(task)
     with first_token_alone(model, family) if alone else contextlib.nullcontext():
         yield
 

@@ -15,6 +15,7 @@ FAMILY = Family(
     value="attention.self.value",
     out="attention.output.dense",
     ffn=("intermediate.dense", "output.dense"),
+    layout="bert",
     heads={
         "classify": Head(("bert.pooler.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),

@@ -16,6 +16,7 @@ FAMILY = Family(
     value="attention.v_lin",
     out="attention.out_lin",
     ffn=("ffn.lin1", "ffn.lin2"),
+    layout="distilbert",
     heads={
         "classify": Head(("pre_classifier.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),

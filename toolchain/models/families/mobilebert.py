@@ -26,6 +26,7 @@ FAMILY = replace(
     # Half a block's sum stands inside a bottleneck: it cannot be cut like BERT's.
     out=None,
     ffn=None,
+    layout="",
     heads={
         "classify": Head(("mobilebert.pooler.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),
