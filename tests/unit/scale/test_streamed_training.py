@@ -43,7 +43,7 @@ def test_a_student_learns_the_same_from_a_streamed_teacher(
             teacher = TrainingModel(model=model, family=found.family, spec=found.spec)
         train(student, [teacher], terms, PLAIN, rows, rows, run, tmp_path / name, Null())
         ends.append(student.model.state_dict())
-    # In memory the last block is computed for its first token alone. Of a key's bias, whose gradient
+    # In memory the last block is computed for one token alone. Of a bias of keys, whose gradient
     # is rounding and nothing else, Adam makes steps of full size.
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-5, atol=1e-5)
