@@ -133,7 +133,7 @@ class Parity:
     min_cosine: float
     agreement: float
     rows: int
-    unit: Literal["rows", "tokens"] = "rows"
+    unit: Literal["ends", "rows", "tokens"] = "rows"
 
     def as_json(self) -> dict[str, Any]:
         """Return the `parity` entry of report.json."""

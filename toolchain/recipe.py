@@ -31,7 +31,9 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Stage = Literal["general", "inter", "pred"]
-DataTask = Literal["causal_lm", "classify", "embed", "mask_lm", "multi_label", "regress", "tag"]
+DataTask = Literal[
+    "causal_lm", "classify", "embed", "mask_lm", "multi_label", "qa", "regress", "tag"
+]
 """The tasks that rows can be for; a subset of `spec.Task`."""
 
 
@@ -40,7 +42,8 @@ class Columns(Config):
 
     `label` holds a class, or a list of labels; `labels` are columns of 0 and 1, one per label;
     `score` a number; `tokens` and `tags` lists of equal length; `prompt`, `input` (which follows
-    it) and `answer` text.
+    it) and `answer` text. Of questions about a text, `text` holds the question, `text_b` the text
+    and `answer` the answers with their places.
     """
 
     text: str | None = None
@@ -258,8 +261,10 @@ class Recipe(Config):
     metric: Literal[
         "auto",
         "accuracy",
+        "answer_f1",
         "cosine",
         "entity_f1",
+        "exact_match",
         "f1",
         "loss",
         "macro_f1",

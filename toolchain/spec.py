@@ -9,18 +9,18 @@ from typing import Literal
 __all__ = ["LABELLED", "LANGUAGE", "SEQUENCE", "TOKENS", "ModelSpec", "Parts", "Precision", "Task"]
 
 Task = Literal[
-    "classify", "multi_label", "regress", "tag", "mask_lm", "causal_lm", "embed", "encode"
+    "classify", "multi_label", "regress", "tag", "qa", "mask_lm", "causal_lm", "embed", "encode"
 ]
 Precision = Literal["fp32", "bf16", "int8"]
 
 SEQUENCE: frozenset[Task] = frozenset({"classify", "multi_label", "regress"})
 """Tasks with one answer per sequence; they share one head."""
-LABELLED: frozenset[Task] = SEQUENCE | {"tag"}
+LABELLED: frozenset[Task] = SEQUENCE | {"tag", "qa"}
 """Tasks whose data carry labels."""
 LANGUAGE: frozenset[Task] = frozenset({"mask_lm", "causal_lm"})
 """Tasks whose outcomes are the vocabulary."""
-TOKENS: frozenset[Task] = LANGUAGE | {"tag"}
-"""Tasks with one answer per token."""
+TOKENS: frozenset[Task] = LANGUAGE | {"tag", "qa"}
+"""Tasks with figures for every token: an answer each, or how well one begins and ends there."""
 
 _BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -195,6 +195,9 @@ class ModelSpec:
                 return (dense if parts.head_dense else 0) + d * self.num_labels + bias
             case "tag":
                 return d * self.num_labels + self.num_labels
+            case "qa":
+                # How well an answer begins at a token, and how well one ends there.
+                return 2 * d + 2
             case "mask_lm":
                 matrix = 0 if parts.tied else self.vocab * e
                 if parts.bottleneck:

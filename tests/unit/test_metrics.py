@@ -181,6 +181,7 @@ def test_every_task_of_the_recipe_has_metrics_and_knows_its_default() -> None:
         "embed": "spearman",
         "mask_lm": "loss",
         "multi_label": "micro_f1",
+        "qa": "answer_f1",
         "regress": "pearson",
         "tag": "entity_f1",
     }

@@ -32,8 +32,8 @@ CLOSE_CALL = 0.1
 class ModelFile:
     """What the model's file declares: its digest, size, versions and the names it takes and gives.
 
-    `opset` and `ir_version` are 0 where a format has none. `width` is that of the vectors it
-    gives, 0 where it gives answers.
+    `opset` and `ir_version` are 0 where a format has none. Two outputs stand in `output` with a
+    blank between them. `width` is that of the vectors it gives, 0 where it gives answers.
     """
 
     sha256: str
@@ -64,7 +64,10 @@ class Padding:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Everything bundle.json holds. `max_tokens` counts the special tokens too."""
+    """Everything bundle.json holds. `max_tokens` counts the special tokens too.
+
+    `unanswered` says of a model for questions whether giving no answer is an answer.
+    """
 
     target: Target
     model: ModelFile
@@ -80,6 +83,7 @@ class About:
     task: DataTask = "classify"
     format: str = "onnx"
     text_model: bool = False
+    unanswered: bool = False
 
     @property
     def engine(self) -> Engine:
@@ -143,6 +147,7 @@ class About:
             "precision": self.precision,
             "inputs": list(self.model.inputs),
             "output": self.model.output,
+            **({"unanswered": self.unanswered} if self.form.windows else {}),
             "text_model": TEXT_MODEL if self.text_model else None,
             "model": {
                 "sha256": self.model.sha256,

@@ -20,6 +20,7 @@ from toolchain.bundle.forms import Form, Row, Shipped, form_of
 from toolchain.bundle.golden import golden_rows, padding_of
 from toolchain.bundle.readme import render
 from toolchain.errors import IntegrityError, UsageError
+from toolchain.export.answers import ENDS
 from toolchain.measurement import Measurement, Metric
 from toolchain.models.loading import load_tokenizer
 from toolchain.recipe import DataTask
@@ -57,13 +58,15 @@ def build(
     task: DataTask = "classify",
     format: str = "onnx",
     text_model: Path | None = None,
+    unanswered: bool = False,
 ) -> None:
     """Write a bundle into the empty folder `out`.
 
     `model_digest` is the sha256 of the file in `format` that was verified and measured;
     `tokenizer` is a folder with tokenizer.json and tokenizer_config.json; `golden_texts` are real
     rows of the task (of a tagger, the words of each); `licenses` maps file names to texts.
-    `text_model` is the same model with the tokenizer inside, copied along.
+    `text_model` is the same model with the tokenizer inside, copied along. `unanswered` says of a
+    model for questions whether giving no answer is an answer.
 
     Raises UsageError for arguments that make no bundle or that the target does not take, and
     IntegrityError when the model is not the one of that digest, answers with another number of
@@ -89,6 +92,7 @@ def build(
         task=task,
         format=format,
         text_model=text_model is not None,
+        unanswered=unanswered,
     )
     _check_target(about)
     try:
@@ -157,7 +161,7 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
         )
     engine = engine_of(format)
     if engine.names:
-        return _inspect_other(path, found, engine)
+        return _inspect_other(path, found, engine, form)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
@@ -178,8 +182,8 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
     if not usable or set(own.values()) != {onnx.TensorProto.INT64}:
         expected = ", ".join((*known, f"{_CACHE}*") if form.prompt else known)
         raise UsageError(f"{path}: takes {', '.join(inputs)}, expected int64 inputs of {expected}")
-    output = _logits_output([value.name for value in proto.graph.output], path)
-    (given,) = (value for value in proto.graph.output if value.name == output)
+    output = _logits_output([value.name for value in proto.graph.output], path, form)
+    given = next(value for value in proto.graph.output if value.name == output.split()[0])
     axes = given.type.tensor_type.shape.dim
     return ModelFile(
         sha256=found,
@@ -192,7 +196,7 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
     )
 
 
-def _inspect_other(path: Path, digest: str, engine: Engine) -> ModelFile:
+def _inspect_other(path: Path, digest: str, engine: Engine, form: Form) -> ModelFile:
     assert engine.names is not None
     inputs, outputs = engine.names(path)
     if not set(inputs) <= set(_KNOWN_INPUTS) or "input_ids" not in inputs:
@@ -204,11 +208,15 @@ def _inspect_other(path: Path, digest: str, engine: Engine) -> ModelFile:
         opset=0,
         ir_version=0,
         inputs=tuple(inputs),
-        output=_logits_output(outputs, path),
+        output=_logits_output(outputs, path, form),
     )
 
 
-def _logits_output(names: Sequence[str], path: Path) -> str:
+def _logits_output(names: Sequence[str], path: Path, form: Form) -> str:
+    if form.windows:
+        if not set(ENDS) <= set(names):
+            raise UsageError(f"{path}: gives {', '.join(names)}, expected {' and '.join(ENDS)}")
+        return " ".join(ENDS)
     if "logits" in names:
         return "logits"
     if len(names) != 1:

@@ -55,7 +55,9 @@ class Form:
     `script` is a file of `assets`, which offers `name`; `title` begins the README. `fewest` is the
     least number of labels. `words` says that a row is the words of one text, `per_token` that each
     token has an answer, `gap` that what is asked for is a gap in the text, `prompt` that it is what
-    follows the text. `vector` says that the answer is a vector, which decides nothing.
+    follows the text. `windows` says that a row is a question and a text, which is read in windows,
+    and that its two answers are over tokens: where an answer begins, where it ends. `vector` says
+    that the answer is a vector, which decides nothing.
     """
 
     script: str
@@ -67,6 +69,7 @@ class Form:
     gap: bool = False
     prompt: bool = False
     vector: bool = False
+    windows: bool = False
 
     def open(self, folder: Path) -> Shipped:
         """Open a bundle with its own script. Raises what `damaged` says."""
@@ -90,6 +93,7 @@ FORMS: Mapping[DataTask, Form] = {
     "multi_label": Form("classify.py", "Classifier", "Text classifier", 1),
     "regress": Form("classify.py", "Classifier", "Text scorer", 1),
     "tag": Form("tag.py", "Tagger", "Tagger", 1, words=True, per_token=True),
+    "qa": Form("answer.py", "Reader", "Reader", 0, per_token=True, windows=True),
     "embed": Form("embed.py", "Embedder", "Sentence encoder", 0, vector=True),
     "mask_lm": Form("fill_mask.py", "Filler", "Filler of gaps", 0, per_token=True, gap=True),
     "causal_lm": Form("generate.py", "Generator", "Writer", 0, per_token=True, prompt=True),

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from toolchain.bundle.about import Kind, Padding
 from toolchain.bundle.forms import Form, OfPrompts, OfTokens, Row, Shipped, form_of
+from toolchain.data.windows import window
 from toolchain.errors import IntegrityError, UsageError
 
 __all__ = ["golden_rows", "padding_of", "tricky_rows"]
@@ -155,6 +156,8 @@ def _expected(
     if form.prompt:
         ids = _prompt_ids(reference, row[0], max_tokens)
         return ids, [0] * len(ids)
+    if form.windows:
+        return _first_window(reference, row, max_tokens)
     # Lists, as in training: called with bare texts it takes an empty second one for none at all.
     expected: _Encoding = reference(
         *([[list(row)]] if form.words else [[text] for text in row]),
@@ -164,6 +167,16 @@ def _expected(
         return_token_type_ids=True,
     )
     return expected.input_ids[0], expected.token_type_ids[0]
+
+
+def _first_window(
+    reference: PreTrainedTokenizerFast, row: Row, max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Return the first window of a question with its text."""
+    whole = reference(*([text] for text in row), return_token_type_ids=True, verbose=False)
+    kept = window(whole.encodings[0].sequence_ids, max_tokens)[0]
+    ids, type_ids = whole["input_ids"][0], whole["token_type_ids"][0]
+    return [ids[i] for i in kept], [type_ids[i] for i in kept]
 
 
 def _prompt_ids(reference: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:

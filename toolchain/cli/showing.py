@@ -61,6 +61,9 @@ def _outputs(task: "TaskData") -> str:
             return f"{task.kind}, a score ({task.labels[0]})"
         case "tag":
             return f"words, {len(task.labels)} tags"
+        case "qa":
+            none = ", some without an answer" if task.unanswered else ""
+            return f"questions and texts that hold their answers{none}"
         case "embed":
             return "texts, a vector each" + (", pairs scored" if task.dev.labels else "")
         case "causal_lm":

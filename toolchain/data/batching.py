@@ -30,8 +30,9 @@ class Batch:
     """Padded rows. `inputs` go to the model (B, N); `rows` are their numbers in the data.
 
     `labels` are (B,) int64 for classes, (B, C) float32 for multi-label, (B,) float32 for scores,
-    and (B, N) int64 for tagging and language models, -100 where nothing is supervised. Those of a
-    causal language model are shifted: logits[:, n] predict labels[:, n].
+    (B, 2) int64, begin and end, for questions, and (B, N) int64 for tagging and language models,
+    -100 where nothing is supervised. Those of a causal language model are shifted: logits[:, n]
+    predict labels[:, n].
     """
 
     inputs: Mapping[str, Tensor]

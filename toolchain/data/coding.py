@@ -65,7 +65,7 @@ def coding_of(
     UsageError where data and teacher cannot be reconciled.
     """
     where = splits["train"].table.file
-    if chosen.task in LANGUAGE:
+    if chosen.task in LANGUAGE or chosen.task == "qa":
         return Coding(names=(), named=False)
     if chosen.task == "embed":
         # What names a column of scores is no output of a model.

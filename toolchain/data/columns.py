@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from toolchain.data.deciding import LABELS, PROMPTS, SCORES, TAGS, TOKENS, decide, flags_of
+from toolchain.data.deciding import (
+    ANSWERS,
+    CONTEXTS,
+    LABELS,
+    PROMPTS,
+    QUESTIONS,
+    SCORES,
+    TAGS,
+    TOKENS,
+    decide,
+    flags_of,
+)
 from toolchain.data.readers import Table
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
@@ -33,6 +44,7 @@ _ROLES: Mapping[DataTask, tuple[str, ...]] = {
     "multi_label": (*_TEXTS, "label", "labels"),
     "regress": (*_TEXTS, "label", "score"),
     "tag": ("tokens", "tags"),
+    "qa": (*_TEXTS, "answer"),
     "causal_lm": ("text", "prompt", "input", "answer"),
     "mask_lm": _TEXTS,
     "embed": (*_TEXTS, "score"),
@@ -46,9 +58,10 @@ Known = Mapping[str, str]
 class Chosen:
     """The columns that are read, for a task.
 
-    `text_b` only for pairs (of texts, or prompt and answer); `label` holds class, list of labels,
-    score or tags, None for a language model, for texts to be embedded that are not scored, or where
-    `flags`, columns of 0 and 1, say it; `input` is what follows the prompt.
+    `text_b` only for pairs (of texts, prompt and answer, question and context); `label` holds
+    class, list of labels, score, tags or answers, None for a language model, for texts to be
+    embedded that are not scored, or where `flags`, columns of 0 and 1, say it; `input` is what
+    follows the prompt.
     """
 
     text: str
@@ -93,6 +106,12 @@ def _chosen(table: Table, columns: Columns, known: Known, task: DataTask) -> Cho
             tokens = _one(table, columns.tokens, known, "tokens", TOKENS)
             tags = _one(table, columns.tags, known, "tags", TAGS)
             return Chosen(tokens, None, tags, task)
+        case "qa":
+            question = _one(table, columns.text, known, "question", QUESTIONS)
+            context = _one(table, columns.text_b, known, "context", CONTEXTS)
+            return Chosen(
+                question, context, _one(table, columns.answer, known, "answers", ANSWERS), task
+            )
         case "causal_lm":
             return _language(table, columns, known)
         case "mask_lm":

@@ -6,7 +6,20 @@ from toolchain.data.readers import TEXT_COLUMN, Table
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
 
-__all__ = ["LABELS", "PROMPTS", "SCORES", "TAGS", "TOKENS", "decide", "flag", "flags_of", "number"]
+__all__ = [
+    "ANSWERS",
+    "CONTEXTS",
+    "LABELS",
+    "PROMPTS",
+    "QUESTIONS",
+    "SCORES",
+    "TAGS",
+    "TOKENS",
+    "decide",
+    "flag",
+    "flags_of",
+    "number",
+]
 
 LABELS = ("label", "labels", "class", "category", "intent", "is_duplicate")
 SCORES = ("score", "similarity_score", "relatedness", "similarity")
@@ -19,10 +32,10 @@ PROMPTS = (
     ("prompt", "response"),
     ("prompt", "answer"),
 )
-# Tasks known by their columns that nothing here can do.
-_OTHER_TASKS = ((("context", "answers"), "extractive question answering"),)
+QUESTIONS = ("question",)
+CONTEXTS = ("context",)
+ANSWERS = ("answers",)
 _NUMBERS_OF_ROWS = ("id", "idx", "index")
-_SUPPORTED = "classify, multi_label, regress, tag, embed, causal_lm or mask_lm"
 
 
 def decide(table: Table, columns: Columns, known: Mapping[str, str], *, texts: bool) -> DataTask:
@@ -41,9 +54,8 @@ def decide(table: Table, columns: Columns, known: Mapping[str, str], *, texts: b
         return "tag"
     if label is not None:
         return _of_values(table, label) if label in table.header else "classify"
-    for needed, task in _OTHER_TASKS:
-        if all(name in known for name in needed):
-            raise _not_supported(table, task, needed)
+    if all(any(n in known for n in names) for names in (QUESTIONS, CONTEXTS, ANSWERS)):
+        return "qa"
     if any(name in known for name in SCORES):
         return "regress"
     prompted = any(a in known and b in known for a, b in PROMPTS)
@@ -111,11 +123,3 @@ def number(value: object) -> float | None:
         return float(value)
     except ValueError:
         return None
-
-
-def _not_supported(table: Table, task: str, found: tuple[str, ...]) -> UsageError:
-    return UsageError(
-        f"{table.file}: columns {' and '.join(found)} without a label column: "
-        f"{task} is not supported, expected {_SUPPORTED}",
-        "where it is one of these, name the task with data.task and its columns with columns",
-    )

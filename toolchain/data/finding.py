@@ -27,7 +27,7 @@ _LISTS: Mapping[DataTask, str] = {
     "tag": "tags.txt",
 }
 # Formats that can hold lists of words.
-_NESTED = (".jsonl", ".parquet")
+_NESTED = (".jsonl", ".json", ".parquet")
 
 Asked = Literal["auto"] | DataTask
 

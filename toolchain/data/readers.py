@@ -1,6 +1,6 @@
 """Files of rows read into named columns, where each row still knows its line.
 
-Four formats, each found by its suffix; all but Parquet may be gzipped. A bad file is refused with
+Five formats, each found by its suffix; all but Parquet may be gzipped. A bad file is refused with
 its name and line number (from 1; the header is line 1), never repaired in silence.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolchain.artifact import digest_of
+from toolchain.data.json_rows import rows_of
 from toolchain.errors import UsageError
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "read_texts",
 ]
 
-FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+FORMATS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 TEXT_COLUMN = "text"
 """The one column of raw text."""
 
@@ -169,7 +170,9 @@ def _read_bytes(path: Path) -> bytes:
 def _read_text_table(path: Path, kind: str) -> Table:
     lines, digest = read_lines(path)
     if kind == ".jsonl":
-        return _jsonl(path, lines, digest)
+        return _objects(path, _jsonl(path, lines), digest, "line")
+    if kind == ".json":
+        return _objects(path, rows_of(path, "\n".join(lines)), digest, "row")
     if kind == ".csv":
         return _rows(path, *_split_csv(path, lines), digest)
     rows = [line.split("\t") for line in lines]
@@ -220,7 +223,7 @@ def _rows(path: Path, rows: list[list[str]], places: Sequence[int], digest: str)
     )
 
 
-def _jsonl(path: Path, lines: list[str], digest: str) -> Table:
+def _jsonl(path: Path, lines: list[str]) -> list[dict[str, object]]:
     objects: list[dict[str, object]] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -232,20 +235,27 @@ def _jsonl(path: Path, lines: list[str], digest: str) -> Table:
                 f"{path}:{number}: a JSON {_kind_of_json(value)}, expected an object per line"
             )
         objects.append(value)
+    return objects
+
+
+def _objects(
+    path: Path, objects: list[dict[str, object]], digest: str, unit: Literal["line", "row"]
+) -> Table:
+    at = f"{path}:" if unit == "line" else f"{path}: row "
 
     def values(column: str) -> list[object]:
         for number, value in enumerate(objects, start=1):
             if column not in value:
                 found = ", ".join(value) or "none"
-                raise UsageError(f"{path}:{number}: no key {column!r}, found keys: {found}")
+                raise UsageError(f"{at}{number}: no key {column!r}, found keys: {found}")
         return [value[column] for value in objects]
 
     return Table(
         file=str(path),
-        head=f"{path}:1: the first object",
-        header=tuple(objects[0]),
+        head=f"{at}1: the first object",
+        header=tuple(objects[0]) if objects else (),
         places=range(1, len(objects) + 1),
-        unit="line",
+        unit=unit,
         digest=digest,
         values=values,
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from toolchain.data.asking import Answers, read_answers
 from toolchain.data.columns import Chosen
 from toolchain.data.deciding import flag, number
 from toolchain.data.readers import Table
@@ -20,7 +21,8 @@ class Rows:
     """Rows of one split with labels as the data spells them; `index` is their place in `table`.
 
     `words` are those of a tagging task, whose `texts` are the words with blanks between them. A
-    language model's rows have no `labels`; `texts_b` are then answers.
+    language model's rows have no `labels`; `texts_b` are then answers. Nor have questions, whose
+    `texts_b` are what they are about and whose `answers` stand in there.
     """
 
     table: Table
@@ -29,10 +31,11 @@ class Rows:
     labels: Sequence[RawLabel]
     index: Sequence[int]
     words: Sequence[tuple[str, ...]] | None = None
+    answers: Sequence[Answers] | None = None
 
     def take(self, chosen: Sequence[int]) -> "Rows":
         """Return some of the rows."""
-        second, words = self.texts_b, self.words
+        second, words, answers = self.texts_b, self.words, self.answers
         return replace(
             self,
             texts=[self.texts[i] for i in chosen],
@@ -40,6 +43,7 @@ class Rows:
             labels=[self.labels[i] for i in chosen] if self.labels else (),
             index=[self.index[i] for i in chosen],
             words=None if words is None else [words[i] for i in chosen],
+            answers=None if answers is None else [answers[i] for i in chosen],
         )
 
     def keys(self) -> list[str]:
@@ -66,12 +70,15 @@ def read_rows(table: Table, chosen: Chosen) -> Rows:
     texts = _texts(table, chosen.text)
     if chosen.input is not None:
         texts = _with_input(table, texts, chosen.input)
+    second = None if chosen.text_b is None else _texts(table, chosen.text_b)
+    asked = chosen.task == "qa" and chosen.label is not None and second is not None
     return Rows(
         table=table,
         texts=texts,
-        texts_b=None if chosen.text_b is None else _texts(table, chosen.text_b),
-        labels=_labels(table, chosen),
+        texts_b=second,
+        labels=() if asked else _labels(table, chosen),
         index=range(len(table)),
+        answers=read_answers(table, str(chosen.label), second or ()) if asked else None,
     )
 
 

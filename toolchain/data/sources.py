@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolchain.artifact import digest_of
+from toolchain.data.asking import Answers
 from toolchain.data.coding import Coding, Label, coding_of
 from toolchain.data.columns import Chosen, choose
 from toolchain.data.finding import Found, find, names_in, with_listed
@@ -31,7 +32,8 @@ class Split:
     `labels` are class ids, scores, tuples of 0 and 1 (one per label) or tuples of tag ids (one per
     word of `words`), by the task; a language model's rows have none, and their second texts are
     answers to the first ones. Texts to be embedded stand one by one: of R pairs the first ones,
-    then the second ones, with R scores of how alike they are, or with none.
+    then the second ones, with R scores of how alike they are, or with none. Questions have their
+    contexts for second texts, and `answers` in them.
     """
 
     texts: tuple[str, ...]
@@ -39,6 +41,7 @@ class Split:
     labels: tuple[Label, ...]
     file: str
     words: tuple[tuple[str, ...], ...] | None = None
+    answers: tuple[Answers, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,8 +74,13 @@ class TaskData:
 
     @property
     def of_tokens(self) -> bool:
-        """Whether a model answers once per token, not once per row."""
+        """Whether a model gives figures for every token, not once per row."""
         return self.task in TOKENS
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether some questions have no answer, so that a model has to learn to give none."""
+        return self.train.answers is not None and not all(self.train.answers)
 
     @property
     def of_language(self) -> bool:
@@ -166,7 +174,9 @@ def _hold_out(rows: Rows, chosen: Chosen, notes: list[str]) -> tuple[Rows, Rows]
     every, part = (_HELD_OUT_OF_MANY, "hundredth") if many else (_HELD_OUT, "tenth")
     dev: list[int] = []
     train: list[int] = []
-    for index, key in enumerate(rows.keys()):
+    # Questions about one text stay on one side, too.
+    keys = rows.texts_b if chosen.task == "qa" and rows.texts_b else rows.keys()
+    for index, key in enumerate(keys):
         value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
         (train if value % every else dev).append(index)
     if not train or not dev:
@@ -191,12 +201,17 @@ def _split(rows: Rows, coding: Coding, task: DataTask) -> Split:
         labels=coding.labels(rows),
         file=rows.table.file,
         words=None if rows.words is None else tuple(rows.words),
+        answers=None if rows.answers is None else tuple(rows.answers),
     )
 
 
 def _check_train(train: Split, coding: Coding, chosen: Chosen, notes: list[str]) -> None:
     """Refuse a train split that teaches nothing; note the classes it has no row of."""
     if chosen.task in LANGUAGE or chosen.task == "embed":
+        return
+    if chosen.task == "qa":
+        if not any(train.answers or ()):
+            raise UsageError(f"{train.file}: no question of train has an answer, expected some")
         return
     if len(set(train.labels)) == 1 and chosen.task != "tag":
         (only,) = set(train.labels)
@@ -242,7 +257,13 @@ def _note_overlap(splits: Mapping[str, Rows], notes: list[str]) -> None:
 def _digest(found: Found, splits: Mapping[str, Rows], chosen: Chosen) -> str:
     content = dict(found.digests) or {
         name: digest_of(
-            [list(rows.texts), list(rows.texts_b or ()), list(rows.labels), list(rows.words or ())]
+            [
+                list(rows.texts),
+                list(rows.texts_b or ()),
+                list(rows.labels),
+                list(rows.words or ()),
+                *([list(rows.answers)] if rows.answers is not None else []),
+            ]
         )
         for name, rows in splits.items()
     }

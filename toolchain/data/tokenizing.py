@@ -12,6 +12,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from toolchain.data.masking import IGNORED, Masking
 from toolchain.data.sources import Label, Split, TaskData
+from toolchain.data.windows import Asked, windows
 from toolchain.errors import UsageError
 from toolchain.recipe import DataTask
 
@@ -30,7 +31,8 @@ class Rows:
     and causal language models one (N,) array per row; those of a masked language model are made
     with each batch by `masking`. `names` are the tags by id. Texts to be embedded have zeros;
     `similar` is what embeddings are judged by: (R / 2,) scores of pairs, rows i and R / 2 + i, or
-    the vectors (R, D) that another model gives.
+    the vectors (R, D) that another model gives. Rows of questions are windows, `labels` (R, 2) the
+    tokens where an answer begins and ends; `asked` says which question a window is of.
     """
 
     features: Sequence[Mapping[str, Ids]]
@@ -41,6 +43,7 @@ class Rows:
     masking: Masking | None = None
     names: tuple[str, ...] = ()
     similar: NDArray[np.float32] | None = None
+    asked: Asked | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -68,6 +71,8 @@ def tokenize_split(
     """
     if task.task == "tag":
         return _tagged(tokenizer, split, (*task.labels, *task.unseen), max_tokens=max_tokens)
+    if task.task == "qa":
+        return _asked(tokenizer, split, max_tokens=max_tokens, unanswered=task.unanswered)
     if task.task == "embed":
         return _embedded(tokenizer, split, max_tokens=max_tokens)
     if task.task == "causal_lm" and split.texts_b is not None:
@@ -260,6 +265,30 @@ def _tagged(
         truncated=cut,
         task="tag",
         names=names,
+    )
+
+
+def _asked(
+    tokenizer: PreTrainedTokenizerFast, split: Split, *, max_tokens: int, unanswered: bool
+) -> Rows:
+    """Tokenise questions with their contexts, a long one in several windows."""
+    assert split.texts_b is not None, "a question is about a text"
+    assert split.answers is not None, "questions have answers, be they none"
+    made = windows(
+        tokenizer,
+        split.texts,
+        split.texts_b,
+        split.answers,
+        max_tokens=max_tokens,
+        unanswered=unanswered,
+    )
+    return Rows(
+        features=made.features,
+        labels=made.ends,
+        pad_id=_pad_id(tokenizer),
+        truncated=made.cut,
+        task="qa",
+        asked=made.asked,
     )
 
 

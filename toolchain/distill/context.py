@@ -4,7 +4,7 @@ Masks, gold labels, the moment of the run, and the teacher's guidance for select
 nothing else: no optimiser, no global flag (methods.md section 1, rule 5).
 
 Shape letters: B batch, N tokens, P rows of logits (B for classifiers, B C for multi-label,
-supervised tokens for tagging and language models), C outcomes.
+supervised tokens for tagging and language models, 2 B for questions), C outcomes.
 """
 
 import hashlib
@@ -73,7 +73,8 @@ class Context:
     `mask_BN` is 1 at real tokens. `labels_P` are gold labels of the rows of logits (class ids, or
     scores for a regression); `sample_P` says which sequence a row of logits belongs to (None: row b
     is sequence b). `outcomes` (broadcastable) is true where an outcome of a distribution exists:
-    the distiller sets it for maps over pairs of tokens, whose outcomes are keys. `guide` is the
+    the distiller sets it for maps over pairs of tokens, whose outcomes are keys, and to `places_PN`
+    for rows of logits whose outcomes are tokens. `guide` is the
     teacher's knowledge a term asked for as guidance. `kept_K` are the teacher's ids of the outcomes
     of a student with a vocabulary of its own, in the student's order. `standing` are the student's
     blocks, from 1, that a surgery has left in this step (None: all). `decoders` are the last layers
@@ -86,6 +87,7 @@ class Context:
     moment: Moment = _START
     causal: bool = False
     outcomes: "Tensor | None" = None
+    places_PN: "Tensor | None" = None
     guide: "Tensor | None" = None
     kept_K: "Tensor | None" = None
     standing: frozenset[int] | None = None

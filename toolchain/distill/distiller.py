@@ -19,7 +19,17 @@ from toolchain.distill.context import Context, Moment
 from toolchain.distill.matching import Pair
 from toolchain.distill.memory import PIECE
 from toolchain.distill.ranks import Beside, beside, gathered
-from toolchain.distill.seen import Apart, Seen, knowledge, layers, logits_of, no_rows, part, said
+from toolchain.distill.seen import (
+    Apart,
+    Seen,
+    knowledge,
+    layers,
+    logits_of,
+    no_rows,
+    over_places,
+    part,
+    said,
+)
 from toolchain.distill.skips import Skips, clock_key, is_watched, turn_name
 from toolchain.distill.term import BoundTerm
 
@@ -184,12 +194,14 @@ class Distiller(nn.Module):
         term = bound.term
         if term.extract.is_gold:
             assert seen.context.labels_P is not None, "these rows have no labels"
-            logits = logits_of(bound, seen.student)
-            return bound.objective(logits, seen.context.labels_P, seen.context), None
+            logits, around = logits_of(bound, seen.student), over_places(seen.context)
+            return bound.objective(logits, seen.context.labels_P, around), None
         teacher = seen.teachers[bound.teacher]
         context = seen.around(bound)
         if term.reduction.over in ("query", "pair"):
             context = dataclasses.replace(context, outcomes=context.keys_B1NN)
+        elif term.reduction.over == "logits":
+            context = over_places(context)
         if seen.student.decoder and teacher.decoder:
             decoders = (seen.student.decoder, teacher.decoder)
             context = dataclasses.replace(context, decoders=decoders)
@@ -235,6 +247,10 @@ class Distiller(nn.Module):
             else:
                 extract = bound.term.extract
                 read = {n: knowledge(captures, extract, n, around) for n in layers(bound, side)}
+            if _of_logits(bound) and around.places_PN is not None:
+                # Equal on both sides, so that no distance sees padding.
+                padding_PN = ~around.places_PN
+                read = {n: values.masked_fill(padding_PN, 0) for n, values in read.items()}
             if apart and apart.rows and _of_logits(bound):
                 rows = apart.rows.student_A if side == "student" else apart.rows.teacher_A
                 read = {n: values[rows] for n, values in read.items()}

@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 
 from toolchain.data.batching import Batch, Rows, in_order
 from toolchain.data.masking import IGNORED
-from toolchain.metrics import Embeddings, Outputs, TagLogits, TokenSums
+from toolchain.data.windows import Best, best_of, replies_of
+from toolchain.metrics import Embeddings, Outputs, Replies, TagLogits, TokenSums
+from toolchain.models.outputs import logits_of
 from toolchain.spec import LANGUAGE
 
 __all__ = ["Answered", "Answers", "answers_of", "evaluate", "logits_of_rows", "rows_at_once"]
@@ -34,7 +36,8 @@ class Answers:
 
     Sentence tasks: logits (R, C) in the order of the rows, and their labels. Tagging: TagLogits and
     tag ids (P,). Language models: TokenSums, which hold what is needed of the labels, and None.
-    Embeddings: Embeddings, and what they are judged by; None where nothing is known yet.
+    Embeddings: Embeddings, and what they are judged by; None where nothing is known yet. Questions:
+    Replies, which hold the right answers, and None.
     """
 
     outputs: Outputs
@@ -70,6 +73,8 @@ def answers_of(rows: Rows, answered: Answered) -> Answers:
             return _tags(rows, answered)
         case "causal_lm" | "mask_lm":
             return Answers(_tokens(rows, answered), None)
+        case "qa":
+            return Answers(_replies(rows, answered), None)
         case "embed":
             return Answers(Embeddings(vectors=_logits(rows, answered)), rows.similar)
         case _:
@@ -123,6 +128,23 @@ def _tags(rows: Rows, answered: Answered) -> Answers:
     return Answers(outputs, np.concatenate(gold))
 
 
+def _replies(rows: Rows, answered: Answered) -> Replies:
+    """Return the answer to every question, from the figures (B, N, 2) of its windows."""
+    asked = rows.asked
+    assert asked is not None, "these rows are windows of questions"
+    found = [Best(-np.inf, 0, 0, 0.0)] * len(rows)
+    finite = True
+    for batch, logits_BN2 in answered:
+        ends_BN2 = logits_BN2.float().cpu().numpy()
+        for b, row in enumerate(batch.rows):
+            offsets = asked.offsets[row]
+            own = ends_BN2[b, : len(offsets)]
+            finite = finite and bool(np.isfinite(own).all())
+            found[row] = best_of(own, offsets)
+    texts = tuple(replies_of(asked, found))
+    return Replies(texts=texts, answers=asked.answers, finite=finite)
+
+
 def _tokens(rows: Rows, answered: Answered) -> TokenSums:
     nll = np.zeros(len(rows), dtype=np.float64)
     right = np.zeros(len(rows), dtype=np.int64)
@@ -148,7 +170,7 @@ def _answered(
     for batch in in_order(rows, batch_size):
         moved = batch.to(device)
         with _evaluating(model, device, bf16, inference):
-            logits = model(**moved.inputs).logits
+            logits = logits_of(model(**moved.inputs))
         yield moved, logits
 
 

@@ -108,7 +108,7 @@ class Extract:
                     positions="logits",
                     features=spec.width,
                     answers=_answers(spec),
-                    head=(spec.width, _outcomes(spec)),
+                    head=(spec.width, _outcomes(spec) or 0),
                 )
             case "attn_scores" | "attn_probs":
                 return Shape(positions="pair", heads=spec.heads)
@@ -149,7 +149,7 @@ class Extract:
                 return (Request(self.kind, layer),)
 
 
-def _outcomes(spec: ModelSpec) -> int:
+def _outcomes(spec: ModelSpec) -> int | None:
     match spec.task:
         case "mask_lm" | "causal_lm":
             return spec.vocab
@@ -158,6 +158,9 @@ def _outcomes(spec: ModelSpec) -> int:
             return 2
         case "regress":
             return 1
+        case "qa":
+            # The tokens, as many as a row has.
+            return None
         case _:
             return spec.num_labels
 
@@ -169,7 +172,10 @@ def _answers(spec: ModelSpec) -> int | None:
 
 
 logits = Extract("logits")
-"""Logits z of every supervised position, (P, C); a multi-label class is a row (0, z)."""
+"""Logits z of every supervised position, (P, C); a multi-label class is a row (0, z).
+
+A question has two rows over the tokens, (2 B, N): where its answer begins, where it ends.
+"""
 labels = Extract("labels")
 """The gold labels stand on the teacher's side, the student's logits on its own."""
 head = Extract("head")

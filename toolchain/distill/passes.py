@@ -22,6 +22,7 @@ from toolchain.distill.ranks import summed
 from toolchain.distill.seen import Apart, Seen
 from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
+from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import LANGUAGE, ModelSpec
 
@@ -80,7 +81,7 @@ class StepPasses:
         rows = positions_of(self._spec.task, batch.labels)
         inputs = {**batch.inputs, "input_ids": self._own_ids(batch.inputs["input_ids"])}
         with self._clock("student"), self._recorder.patched(patches):
-            return self._recorder.take(rows.rows(self._model(**inputs).logits), rows.rows)
+            return self._recorder.take(rows.rows(logits_of(self._model(**inputs))), rows.rows)
 
     def again(self, batch: Batch) -> Tensor:
         """Return the student's logits (P, C) in evaluation mode, as it stands now."""
@@ -188,6 +189,9 @@ class StepPasses:
             causal=self._spec.causal,
             kept_K=None if self._ids is None else self._ids[1].to(rows.labels_P.device),
             standing=self._surgery.standing if self._surgery else None,
+            places_PN=view.batch.mask_BN.bool().repeat_interleave(2, 0)
+            if self._spec.task == "qa"
+            else None,
         )
         apart = {
             index: self._apart(index, view.batch, rows, context)

@@ -3,6 +3,7 @@
 A classifier has one row of logits per sequence. Every class of a multi-label task is a row of two
 outcomes (0, z), whose softmax is the sigmoid of z, so that every objective works on it unchanged.
 Tagging and language models have one row per supervised token. A regression has rows of one score.
+A question has two rows whose outcomes are the tokens: where its answer begins, where it ends.
 
 Models with different tokenizers have unequal numbers of supervised tokens; which of their rows
 stand beside each other is decided here too (`aligned`).
@@ -31,7 +32,9 @@ class Positions:
     _token_P: Tensor | None = None
 
     def rows(self, logits: Tensor) -> Tensor:
-        """Return the logits of the supervised positions, (P, C)."""
+        """Return the logits of the supervised positions, (P, C); of questions (2 B, N)."""
+        if self.task == "qa":
+            return logits.transpose(1, 2).flatten(0, 1)
         if self.task == "multi_label":
             z_P = logits.flatten()
             return torch.stack([torch.zeros_like(z_P), z_P], dim=-1)
@@ -44,9 +47,15 @@ def positions_of(task: Task, labels: Tensor) -> Positions:
     """Return the supervised positions of a batch with these labels.
 
     `labels` are class ids (B,), zeros and ones (B, C) for multi-label, scores (B,) for regression,
-    ids (B, N) with -100 where a token is not supervised for tagging and language models. A language
-    model's labels already stand at the position that predicts them.
+    ids (B, N) with -100 where a token is not supervised for tagging and language models, begin and
+    end (B, 2) for questions. A language model's labels already stand at the position that predicts
+    them.
     """
+    if task == "qa":
+        samples = torch.arange(labels.shape[0], device=labels.device)
+        # Texts that are read without labels have one zero each.
+        ends_B2 = labels if labels.ndim == 2 else labels[:, None].expand(-1, 2)
+        return Positions(task, ends_B2.flatten(), samples.repeat_interleave(2))
     if task == "multi_label":
         samples = torch.arange(labels.shape[0], device=labels.device)
         return Positions(task, labels.flatten().long(), samples.repeat_interleave(labels.shape[1]))

@@ -75,6 +75,8 @@ class Reduction:
         """Return the masked sums, one per sequence (B,) or row of logits (P,)."""
         if self.features == "sum":
             values = values.sum(-1)
+        elif self.features == "mean" and self.over == "logits" and context.outcomes is not None:
+            values = values.sum(-1) / context.outcomes.sum(-1)
         elif self.features == "mean":
             values = values.mean(-1)
         mask = context.mask_BN.to(values.dtype)

@@ -15,7 +15,17 @@ from toolchain.distill.objectives.objective import log_softmax
 from toolchain.distill.positions import Alignment
 from toolchain.distill.term import BoundTerm
 
-__all__ = ["Apart", "Seen", "knowledge", "layers", "logits_of", "no_rows", "part", "said"]
+__all__ = [
+    "Apart",
+    "Seen",
+    "knowledge",
+    "layers",
+    "logits_of",
+    "no_rows",
+    "over_places",
+    "part",
+    "said",
+]
 
 
 @dataclass(frozen=True)
@@ -69,12 +79,17 @@ def logits_of(bound: BoundTerm, student: Captures) -> Tensor:
     return student.tensor(request)
 
 
+def over_places(context: Context) -> Context:
+    """Return the context of rows of logits: where their outcomes are tokens, padding is none."""
+    return dataclasses.replace(context, outcomes=context.places_PN)
+
+
 def said(plain: Seen) -> Said:
     """Return what an aggregation may look at."""
     return Said(
         student=plain.student.tensor(Request("logits")).detach(),
         teachers=tuple(t.tensor(Request("logits")).detach() for t in plain.teachers),
-        context=plain.context,
+        context=over_places(plain.context),
         knowledge=plain.student,
     )
 
@@ -85,15 +100,18 @@ def no_rows(bound: BoundTerm, context: Context) -> Tensor:
     return context.mask_BN.new_zeros(rows, dtype=torch.float32)
 
 
-def part(context: Context, rows: slice, of_logits: bool) -> Context:
+def part(context: Context, rows: slice, of_rows: bool) -> Context:
     """Return the context of some rows of logits, or of some sequences."""
 
     def some(values: Tensor | None) -> Tensor | None:
         return None if values is None else values[rows]
 
-    if of_logits:
+    if of_rows:
         return dataclasses.replace(
-            context, labels_P=some(context.labels_P), sample_P=some(context.sample_P)
+            context,
+            labels_P=some(context.labels_P),
+            sample_P=some(context.sample_P),
+            outcomes=some(context.outcomes),
         )
     return dataclasses.replace(
         context,

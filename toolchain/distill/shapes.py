@@ -39,11 +39,12 @@ class Shape:
     per sequence (B, F), "tok" one per token (B, N, F), "pair" one map per head over pairs of tokens
     (B, H, N, N), "sample" one value per pair of sequences (B, B); "span" and "span_pair" are "tok"
     and "pair" over spans of tokens. `features` is the size of the last axis (None for keys and
-    sequences), `heads` the number of maps or of attention heads the features divide into, `layers`
-    how many layers are stacked before the features (B, N, L, F), `split` into how many heads each
-    vector was divided (B, N, R, F) or (B, R, F). `answers` is how many outputs the task has per
-    sequence (None: it answers per token), `independent` says that each is a yes or no of its own.
-    `head` is what the model's last linear layer reads and gives: features, outcomes.
+    sequences, and for logits whose outcomes are a row's tokens), `heads` the number of maps or of
+    attention heads the features divide into, `layers` how many layers are stacked before the
+    features (B, N, L, F), `split` into how many heads each vector was divided (B, N, R, F) or (B,
+    R, F). `answers` is how many outputs the task has per sequence (None: it answers per token),
+    `independent` says that each is a yes or no of its own. `head` is what the model's last linear
+    layer reads and gives: features, outcomes.
     """
 
     positions: Positions
@@ -67,6 +68,9 @@ class Shape:
         features = (self.features or 1) * (self.layers or 1) * (self.split or 1)
         spans = -(-tokens // SPAN)
         match self.positions:
+            case "logits" if self.features is None:
+                # Where an answer begins, and where it ends.
+                return batch * 2 * tokens
             case "logits":
                 rows = tokens if self.answers is None else self.answers if self.independent else 1
                 return batch * rows * features

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -16,6 +15,7 @@ from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
 from toolchain.models.family import Family
+from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import ModelSpec
 
@@ -118,7 +118,7 @@ class OnlineTeacher:
         """Return what the model knows of the batch."""
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(patches):
-            logits: Tensor = self._model(**batch.inputs).logits
+            logits = logits_of(self._model(**batch.inputs))
         rows = positions_of(self.spec.task, batch.labels)
         return self._recorder.take(rows.rows(logits), rows.rows)
 

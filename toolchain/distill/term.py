@@ -23,7 +23,7 @@ from toolchain.distill.schedules import Constant, Schedule
 from toolchain.distill.shapes import Shape, Unfit
 from toolchain.distill.stages import STAGES, Stage
 from toolchain.distill.surgery import Surgery
-from toolchain.distill.tokens import check_comparable
+from toolchain.distill.tokens import check_comparable, check_places
 from toolchain.distill.transforms import Fixed, Transform
 from toolchain.errors import UsageError
 from toolchain.layermap import LayerMap
@@ -239,6 +239,7 @@ def _resolved(
     term: Term, layer_map: LayerMap, student: ModelSpec, teacher: ModelSpec, index: int
 ) -> BoundTerm:
     s, t = term.extract.shape(student), term.extract.shape(teacher)
+    check_places(term.extract.kind, s, term.objective, term.transforms)
     if term.match.stacked:
         s = dataclasses.replace(s, layers=len(layer_map.pairs))
         t = dataclasses.replace(t, layers=len(layer_map.pairs))

@@ -5,8 +5,10 @@ from toolchain.distill.shapes import Shape, Unfit
 from toolchain.distill.transforms import Fixed, Transform
 from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["check_comparable", "require_same_tokens"]
+__all__ = ["check_comparable", "check_places", "require_same_tokens"]
 
+# Transforms that do not mind how many outcomes a row has, and that some are padding.
+_OF_ANY_LENGTH = ("anneal", "detach", "softmax")
 _POOLED = "pooled states (transform: [pool], with a projection where widths differ)"
 
 
@@ -57,6 +59,24 @@ def check_comparable(
     if compared.per_token and not objective.any_tokens:
         require_same_tokens(
             "it compares token by token", f"use {_way_out(student)}", student, teacher
+        )
+
+
+def check_places(
+    kind: str, read: Shape, objective: Objective, transforms: tuple[Transform, ...]
+) -> None:
+    """Raise Unfit for what cannot leave padding out of logits whose outcomes are tokens.
+
+    Or what needs equally many outcomes in every row.
+    """
+    if kind not in ("logits", "head") or read.features is not None:
+        return
+    other = [t.key for t in transforms if t.key not in _OF_ANY_LENGTH]
+    if other or not objective.rowwise or objective.across:
+        raise Unfit(
+            f"{other[0] if other else objective.key} needs equally many outcomes in every row, "
+            "but those of a question are the tokens of its text",
+            "use kd or another divergence, or terms on hidden states",
         )
 
 

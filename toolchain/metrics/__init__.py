@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from toolchain.errors import UsageError
-from toolchain.metrics import counts, ranks, similarity, sums
+from toolchain.metrics import counts, ranks, replies, similarity, sums
 from toolchain.metrics.outputs import (
     Embeddings,
     Labels,
     Outputs,
+    Replies,
     TagLogits,
     TokenSums,
     is_finite,
@@ -28,6 +29,7 @@ __all__ = [
     "Embeddings",
     "Metric",
     "Outputs",
+    "Replies",
     "TagLogits",
     "TokenSums",
     "all_scores",
@@ -80,6 +82,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(name="cosine", tasks=("embed",), figure=similarity.COSINE),
             Metric(name="mse", tasks=("regress",), figure=sums.MSE, sign=-1),
             Metric(name="entity_f1", tasks=("tag",), figure=sums.ENTITY_F1),
+            Metric(name="answer_f1", tasks=("qa",), figure=replies.ANSWER_F1),
+            Metric(name="exact_match", tasks=("qa",), figure=replies.EXACT_MATCH),
             Metric(name="loss", tasks=_LANGUAGE, figure=sums.LOSS, sign=-1),
             Metric(name="perplexity", tasks=_LANGUAGE, figure=sums.PERPLEXITY, sign=-1),
             Metric(name="token_accuracy", tasks=("tag", *_LANGUAGE), figure=sums.TOKEN_ACCURACY),
@@ -137,7 +141,8 @@ def score(name: str, outputs: Outputs, labels: Labels | None) -> float:
     Classification: logits (R, C) and class ids (R,), the most likely class counts. Multi-label:
     logits (R, C) and 0 or 1 (R, C), on above 0.5. Regression: scores (R, 1) and floats (R,).
     Tagging: TagLogits and tag ids (P,). Language models: TokenSums and None. Embeddings: Embeddings
-    of R texts, and scores of R / 2 pairs or another model's embeddings (R, D).
+    of R texts, and scores of R / 2 pairs or another model's embeddings (R, D). Questions: Replies,
+    which hold the right answers, and None.
 
     Raises StepError for outputs that are not finite, since they would look like an answer.
     """
@@ -186,6 +191,8 @@ def _kind(outputs: Outputs, labels: Labels | None) -> str:
         return "causal_lm"
     if isinstance(outputs, Embeddings):
         return "embed"
+    if isinstance(outputs, Replies):
+        return "qa"
     assert labels is not None, "these outputs are compared with labels"
     if labels.ndim == 2:
         return "multi_label"

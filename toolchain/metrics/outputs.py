@@ -1,8 +1,8 @@
 """What a model answered to many rows, in the form that metrics read: never (R, N, V) logits.
 
 Sentence tasks give an array of logits (R, C), embeddings stand in `Embeddings`. Tagging gives
-`TagLogits`, the logits of labelled words alone; language models give `TokenSums`, which are summed
-up while the rows stream by.
+`TagLogits`, the logits of labelled words alone, questions `Replies`; language models give
+`TokenSums`, which are summed up while the rows stream by.
 
 Shape letters: R rows, C classes, P labelled words of all rows.
 """
@@ -19,6 +19,7 @@ __all__ = [
     "Floats",
     "Labels",
     "Outputs",
+    "Replies",
     "TagLogits",
     "TokenSums",
     "checked",
@@ -73,7 +74,23 @@ class Embeddings:
         return len(self.vectors)
 
 
-Outputs = Floats | TagLogits | TokenSums | Embeddings
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """The answer to each of R questions, "" for none, and every right one; none where none is.
+
+    `finite` says whether all figures they were chosen by are numbers.
+    """
+
+    texts: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    finite: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.texts)
+
+
+Outputs = Floats | TagLogits | TokenSums | Embeddings | Replies
 
 
 def is_finite(outputs: Outputs) -> bool:
@@ -82,6 +99,8 @@ def is_finite(outputs: Outputs) -> bool:
         return bool(np.isfinite(outputs.logits).all())
     if isinstance(outputs, TokenSums):
         return bool(np.isfinite(outputs.nll).all())
+    if isinstance(outputs, Replies):
+        return outputs.finite
     if isinstance(outputs, Embeddings):
         return bool(np.isfinite(outputs.vectors).all())
     return bool(np.isfinite(outputs).all())

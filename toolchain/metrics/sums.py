@@ -27,6 +27,7 @@ __all__ = [
     "SUBSET_ACCURACY",
     "TOKEN_ACCURACY",
     "SumMetric",
+    "mean_of_rows",
     "scores_of",
 ]
 
@@ -120,7 +121,8 @@ def _squares(outputs: Outputs, labels: Labels | None) -> Doubles:
     return _with_ones((x - y) ** 2)
 
 
-def _mean(sums: Doubles) -> Doubles:
+def mean_of_rows(sums: Doubles) -> Doubles:
+    """Return the mean of values (..., 2) that were added up beside their number."""
     return ratio(sums[..., 0], sums[..., 1])
 
 
@@ -171,15 +173,15 @@ def _losses(outputs: Outputs, labels: Labels | None) -> Doubles:  # noqa: ARG001
 
 def _perplexity(sums: Doubles) -> Doubles:
     """exp of the mean loss per token, as far as it can be written down."""
-    return np.exp(np.minimum(_mean(sums), 700.0))
+    return np.exp(np.minimum(mean_of_rows(sums), 700.0))
 
 
 MICRO_F1 = SumMetric(_sets, _micro_f1)
 MACRO_F1 = SumMetric(_sets, _macro_f1)
-SUBSET_ACCURACY = SumMetric(_equal_sets, _mean)
+SUBSET_ACCURACY = SumMetric(_equal_sets, mean_of_rows)
 PEARSON = SumMetric(_moments, _pearson)
-MSE = SumMetric(_squares, _mean)
+MSE = SumMetric(_squares, mean_of_rows)
 ENTITY_F1 = SumMetric(_spans, _span_f1)
-TOKEN_ACCURACY = SumMetric(_right_tokens, _mean)
-LOSS = SumMetric(_losses, _mean)
+TOKEN_ACCURACY = SumMetric(_right_tokens, mean_of_rows)
+LOSS = SumMetric(_losses, mean_of_rows)
 PERPLEXITY = SumMetric(_losses, _perplexity)

@@ -18,9 +18,9 @@ Tensors = Mapping[str, tuple[int, ...]]
 _DECLARED: dict[str, Task] = {
     "ForSequenceClassification": "classify",
     "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "qa",
     # Heads that are not ours: the model counts as a bare one.
     "ForMultipleChoice": "encode",
-    "ForQuestionAnswering": "encode",
     "ForNextSentencePrediction": "encode",
 }
 _LANGUAGE: dict[str, Task] = {
@@ -45,7 +45,7 @@ def found_task(
     declared = _declared(config)
     present = [task for task in family.heads if _complete(family, task, tensors)]
     labelled: list[Task] = [task for task in present if task not in LANGUAGE]
-    if declared in ("classify", "tag") and declared not in labelled:
+    if declared in ("classify", "tag", "qa") and declared not in labelled:
         _refuse_half(family, declared, tensors, where)
         labelled = []
     if declared == "encode":
@@ -54,6 +54,11 @@ def found_task(
         # Where two heads share a name, the one with more parameters of its own is meant.
         most = max(labelled, key=lambda task: len(family.heads[task].parameters))
         task = declared if declared in labelled else most
+        if task == "qa" and _rows(family, task, tensors) != 2:
+            raise UsageError(
+                f"{where}: its head for questions has {_rows(family, task, tensors)} rows, "
+                "expected 2: where an answer begins and where it ends"
+            )
         return _kind(config, family, tensors, where) if task == "classify" else task
     language = [task for task in family.heads if task in LANGUAGE]
     if language and has_lm_head(family, tensors, tied=tied):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from toolchain.models.family import Family
+from toolchain.models.outputs import logits_of
 from toolchain.spec import Task
 
 __all__ = ["JointModels"]
@@ -36,11 +37,11 @@ class JointModels(nn.Module):
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return logits (B, C), or (B, N, C) where every token is answered for."""
         if not self.training:
-            answers = [model(**inputs).logits for model in self.models]
+            answers = [logits_of(model(**inputs)) for model in self.models]
             return SequenceClassifierOutput(logits=torch.stack(answers).mean(0))
         parts = [
             {name: tensor.chunk(len(self.models))[k] for name, tensor in inputs.items()}
             for k in range(len(self.models))
         ]
-        answers = [model(**part).logits for model, part in zip(self.models, parts, strict=True)]
+        answers = [logits_of(model(**part)) for model, part in zip(self.models, parts, strict=True)]
         return SequenceClassifierOutput(logits=torch.cat(answers))

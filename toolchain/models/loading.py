@@ -11,6 +11,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -43,6 +44,7 @@ _CLASSES = {
     "multi_label": AutoModelForSequenceClassification,
     "regress": AutoModelForSequenceClassification,
     "tag": AutoModelForTokenClassification,
+    "qa": AutoModelForQuestionAnswering,
     "mask_lm": AutoModelForMaskedLM,
     "causal_lm": AutoModelForCausalLM,
     # Its states are pooled behind it.
@@ -108,6 +110,9 @@ def load_config(
         config.num_labels = len(labels)
     if task == "regress":
         config.num_labels = 1
+    if task == "qa":
+        # The beginning of an answer and its end, whatever the encoder's folder said before.
+        config.num_labels = 2
     if task in _PROBLEMS and (labels is not None or task != "classify"):
         config.problem_type = _PROBLEMS[task]
     if task == "embed":

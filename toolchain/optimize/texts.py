@@ -91,12 +91,15 @@ class Asked:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._session = _open(proto)
         names = [value.name for value in proto.graph.output]
-        self._output = "logits" if "logits" in names else names[0]
+        # Of a question two outputs, its answer's begin and end, are one.
+        both = [name for name in names if name in ("start_logits", "end_logits")]
+        self._outputs = ["logits"] if "logits" in names else both or names[:1]
 
     def answers(self, rows: Calibration, more: Feed | None = None) -> Array:
         """Return the logits of every text, (T, C) or (texts, C); `more` are further inputs."""
         feeds = _feeds(self._session, rows, more or {})
-        found = [np.asarray(self._session.run([self._output], feed)[0]) for feed in feeds]
+        answered = [self._session.run(self._outputs, feed) for feed in feeds]
+        found = [np.stack(a, axis=-1) if len(a) > 1 else np.asarray(a[0]) for a in answered]
         return np.concatenate([logits.reshape(-1, logits.shape[-1]) for logits in found])
 
 

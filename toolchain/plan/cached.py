@@ -178,6 +178,12 @@ def _check_stage(plan: Plan, stage: StagePlan, what: str) -> None:
             f"{_WHOLE}, or a method whose stage reads no predictions of masked tokens, such as "
             "minilm_v2",
         )
+    if stage.task == "qa":
+        raise UsageError(
+            f"{what}, but stage {stage.name} compares where answers begin and end: figures for "
+            "every token, of which a cache has one row per text",
+            _WHOLE,
+        )
     if stage.task != plan.student.task:
         raise UsageError(
             f"{what}, but stage {stage.name} reads another head of the teacher ({stage.task}) than "

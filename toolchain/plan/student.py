@@ -11,7 +11,7 @@ from toolchain.models.initialise import Init, copied_layers
 from toolchain.models.vocabulary import kept_count
 from toolchain.plan.thin import thin_spec
 from toolchain.recipe import Recipe, StudentShape
-from toolchain.spec import LANGUAGE, SEQUENCE, ModelSpec
+from toolchain.spec import LANGUAGE, SEQUENCE, TOKENS, ModelSpec
 
 __all__ = ["check_names", "default_method", "initialisation", "resolved", "student_spec"]
 
@@ -72,8 +72,9 @@ def _given(start: Checkpoint, teacher: ModelSpec) -> ModelSpec:
         return replace(start.spec, task=teacher.task, num_labels=0)
     if teacher.task == "embed":
         return replace(start.spec, task="embed", num_labels=0)
-    of_words = start.task == "tag", teacher.task == "tag"
-    if start.spec.num_labels != teacher.num_labels or of_words[0] != of_words[1]:
+    of_tokens = (start.task if start.task in TOKENS else "", teacher.task in TOKENS)
+    fits = of_tokens in (("", False), (teacher.task, True))
+    if start.spec.num_labels != teacher.num_labels or not fits:
         raise UsageError(
             f"student {start.source}: a model for {start.task} with {start.spec.num_labels} "
             f"classes, the teacher's task is {teacher.task} with {teacher.num_labels}",

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from toolchain.data.sources import TaskData
+from toolchain.data.sources import Split, TaskData
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.recipe import Recipe
@@ -13,6 +13,8 @@ __all__ = ["for_task", "language_task", "ready", "rows_to_train"]
 
 # About as many word pieces a word has.
 _PIECES = 1.3
+# Tokens that frame a question and its context, and the part of a window that the next one shares.
+_FRAME, _SHARED = 3, 3
 
 
 def language_task(spec: ModelSpec) -> Task:
@@ -53,9 +55,23 @@ def for_task(teacher: Checkpoint, task: TaskData) -> ModelSpec:
 
 
 def rows_to_train(recipe: Recipe, task: TaskData, spec: ModelSpec) -> int:
-    """Return the rows of an epoch; those of packed text are estimated from its words."""
+    """Return the rows of an epoch; those of packed text, and windows, are estimated from words."""
+    if task.task == "qa":
+        return _windows(task.train, recipe.data.max_tokens or spec.max_tokens)
     packed = task.task in LANGUAGE and task.train.texts_b is None and recipe.data.pack is not False
     if not packed:
         return len(task.train)
     words = sum(len(text.split()) for text in task.train.texts)
     return max(1, math.ceil(_PIECES * words / (recipe.data.max_tokens or spec.max_tokens)))
+
+
+def _windows(questions: Split, max_tokens: int) -> int:
+    """Return about how many windows of so many tokens questions and their contexts make."""
+    count = 0
+    for question, context in zip(questions.texts, questions.texts_b or (), strict=True):
+        asked, told = (_PIECES * len(text.split()) for text in (question, context))
+        room = max(1, max_tokens - _FRAME)
+        room = max(1, room - min(int(asked), room // 2))
+        shared = room // _SHARED
+        count += max(1, math.ceil((told - shared) / (room - shared)))
+    return count

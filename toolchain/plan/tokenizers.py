@@ -41,6 +41,12 @@ def one_text_per_row(
     apart = [c for c in teachers if c.spec.tokenizer != student.tokenizer]
     if not apart:
         return recipe
+    if task.task == "qa":
+        raise UsageError(
+            f"teacher {apart[0].source} has another tokenizer than the student: it reads a text in "
+            "other windows, and an answer stands at other tokens",
+            "give a teacher with the student's tokenizer",
+        )
     reasons += [
         f"teacher {c.source} has another tokenizer than the student: it reads the same texts in "
         "tokens of its own"

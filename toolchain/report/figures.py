@@ -31,7 +31,9 @@ _MONTHS = (
 )  # fmt: skip
 
 _METRICS = {
+    "answer_f1": "answer F1",
     "entity_f1": "entity F1",
+    "exact_match": "exact match",
     "f1": "F1",
     "macro_f1": "macro F1",
     "matthews": "Matthews correlation",

@@ -26,6 +26,7 @@ from toolchain.distill.ranks import gathered, place, whole_heads
 from toolchain.distill.teachers import Teacher
 from toolchain.models.family import Family
 from toolchain.models.loading import load_model
+from toolchain.models.outputs import logits_of
 from toolchain.scale.cuts import cutting_plan
 from toolchain.spec import ModelSpec
 
@@ -108,7 +109,7 @@ class CutTeacher:
         among_all = {request: self._among_all(patch) for request, patch in patches.items()}
         autocast = torch.autocast(mask_BN.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(among_all):
-            logits = self._kept(Request("logits"), self._model(**inputs).logits)
+            logits = self._kept(Request("logits"), logits_of(self._model(**inputs)))
         rows = positions_of(self.spec.task, batch.labels)
         return self._recorder.take(rows.rows(logits), rows.rows)
 

@@ -32,6 +32,7 @@ from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.family import Family
 from toolchain.models.loading import load_config
+from toolchain.models.outputs import logits_of
 from toolchain.progress import Null, Progress
 from toolchain.scale.skeleton import Ended, Skeleton
 from toolchain.scale.spill import Spill
@@ -242,9 +243,7 @@ class StreamedTeacher:
             except Ended as ended:
                 return ended.state_BND
         assert isinstance(output, ModelOutput)
-        logits = output["logits"]
-        assert isinstance(logits, Tensor)
-        return logits
+        return logits_of(output)
 
 
 def _parts(skeleton: Skeleton, requests: frozenset[Request], teacher: StreamedModel) -> list[_Part]:

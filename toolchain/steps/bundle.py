@@ -49,6 +49,7 @@ def bundle(
         task=task.task,
         format=variant.format,
         text_model=text_model,
+        unanswered=task.unanswered,
     )
     draft.format, draft.precision = "bundle", variant.precision
     draft.facts.update(target=target.name, model=variant.name)

@@ -41,11 +41,12 @@ def _draw(rows: int, count: int, seed: int) -> list[int]:
 
 
 def _taken(split: Split, rows: Sequence[int]) -> Split:
-    second, words = split.texts_b, split.words
+    second, words, answers = split.texts_b, split.words, split.answers
     return replace(
         split,
         texts=tuple(split.texts[i] for i in rows),
         texts_b=None if second is None else tuple(second[i] for i in rows),
-        labels=tuple(split.labels[i] for i in rows),
+        labels=tuple(split.labels[i] for i in rows) if split.labels else (),
         words=None if words is None else tuple(words[i] for i in rows),
+        answers=None if answers is None else tuple(answers[i] for i in rows),
     )

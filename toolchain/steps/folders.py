@@ -77,7 +77,7 @@ def task_of(folder: Path) -> Task:
 def data_for(folder: Path, source: str) -> TaskData:
     """Load the task data that the folder's model is for. Raises UsageError for another task's."""
     task = task_of(folder)
-    labels = None if task in LANGUAGE or task == "embed" else labels_of(folder)
+    labels = None if task in LANGUAGE or task in ("embed", "qa") else labels_of(folder)
     data = load_task(source, columns=Columns(), teacher_labels=labels, task=_asked(task))
     fits = data.task in SEQUENCE if task in SEQUENCE else data.task == task
     if not fits:
@@ -85,9 +85,9 @@ def data_for(folder: Path, source: str) -> TaskData:
     return data
 
 
-def _asked(task: Task) -> Literal["auto", "causal_lm", "embed", "mask_lm"]:
+def _asked(task: Task) -> Literal["auto", "causal_lm", "embed", "mask_lm", "qa"]:
     """Return what columns alone do not say: what running text is for."""
-    if task == "causal_lm" or task == "mask_lm" or task == "embed":
+    if task == "causal_lm" or task == "mask_lm" or task == "embed" or task == "qa":
         return task
     return "auto"
 

@@ -21,6 +21,7 @@ from toolchain.distill.surgery.fake_int8 import Rounding
 from toolchain.errors import UsageError
 from toolchain.measurement import Parity
 from toolchain.models.loading import load_model
+from toolchain.models.outputs import logits_of
 from toolchain.recipe import DataTask
 from toolchain.runtimes.runtime import Feed, Session, runtimes
 from toolchain.steps.aware import rounding_of
@@ -66,8 +67,8 @@ class _RoundedSession:
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Return the logits (B, N, C) of a feed of (B, N) arrays."""
         with torch.inference_mode():
-            logits: Tensor = self._model(**{n: torch.from_numpy(a) for n, a in feed.items()}).logits
-        return logits.numpy()
+            outputs = self._model(**{n: torch.from_numpy(a) for n, a in feed.items()})
+        return logits_of(outputs).numpy()
 
     def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:  # noqa: ARG002
         """Raise UsageError: only encoders are trained for int8."""
@@ -94,7 +95,14 @@ def _answered(
         logits_BNC = ours.run(feed)
         if theirs is not None:
             real_BN = feed["attention_mask"].astype(bool)
-            comparison.add(logits_BNC[real_BN], theirs.run(feed)[real_BN])
+            parents_BNC = theirs.run(feed)
+            if rows.task == "qa":
+                for ours_N2, theirs_N2, real_N in zip(
+                    logits_BNC, parents_BNC, real_BN, strict=True
+                ):
+                    comparison.add(ours_N2[real_N].T, theirs_N2[real_N].T)
+            else:
+                comparison.add(logits_BNC[real_BN], parents_BNC[real_BN])
         yield batch, torch.from_numpy(logits_BNC)
 
 

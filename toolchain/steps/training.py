@@ -162,7 +162,12 @@ def train_stages(
         dev = replace(dev, similar=_embedded(guides[0], task.dev, task, setup))
     apart = _rows_apart(spec, stages, asked, task, raw, setup)
     _check_caches(stages, asked, rows, lambda s: raw_rows(tokenizer, raw, s.task, setup), apart)
-    if rows.truncated:
+    if rows.truncated and rows.asked:
+        progress.say(
+            f"{rows.truncated} of {len(rows.asked.contexts)} questions are read in several windows "
+            f"of {setup.max_tokens} tokens: {len(rows)} rows"
+        )
+    elif rows.truncated:
         progress.say(f"{rows.truncated} of {len(rows)} rows are cut at {setup.max_tokens} tokens")
     named = labels if spec.task in LABELLED else None
     model = load_model(start, spec.task, labels=named, seed=setup.seed)

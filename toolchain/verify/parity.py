@@ -10,6 +10,7 @@ What a decision is follows from the task: the most likely class; the whole set o
 a score, which is the same where it is within a tenth of the standard deviation of the parent's; an
 embedding, which is the same where its cosine with the parent's is at least 0.99.
 Models that answer per token are compared token by token, padding left out; there R counts tokens.
+Of questions, begin and end of an answer are a row each, whose outcomes are the window's tokens.
 """
 
 from collections.abc import Iterable
@@ -117,7 +118,7 @@ class Comparison:
             min_cosine=self._min_cosine if rows else -1.0,
             agreement=self._equal / rows if rows else 0.0,
             rows=rows,
-            unit="tokens" if self._task in TOKENS else "rows",
+            unit="ends" if self._task == "qa" else "tokens" if self._task in TOKENS else "rows",
         )
 
     def _overall(self) -> float:

@@ -149,12 +149,7 @@ def test_names_that_are_given_win() -> None:
             "leaves open which column holds the text: premise + hypothesis or text",
         ),
         (("txt", "score"), "f.tsv:1: the header lacks a text column, found: txt, score"),
-        (
-            ("question", "context", "answers"),
-            "columns context and answers without a label column: extractive question answering is "
-            "not supported, expected classify, multi_label, regress, tag, embed, causal_lm or "
-            "mask_lm",
-        ),
+        (("context", "answers"), "f.tsv:1: the header lacks a label column, found: context"),
     ],
 )
 def test_a_header_that_will_not_do_is_refused(header: tuple[str, ...], message: str) -> None:

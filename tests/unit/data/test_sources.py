@@ -171,10 +171,8 @@ def test_what_is_not_there_is_refused(load: Load, put: Put, tmp_path: Path) -> N
     (tmp_path / "data").mkdir()
     assert "data: the folder holds no files" in _refused(load)
     put("readme.md", "x")
-    assert (
-        "no train file, expected train with one of .tsv, .csv, .jsonl, .parquet, found: readme"
-        in (_refused(load))
-    )
+    formats = ".tsv, .csv, .jsonl, .json, .parquet"
+    assert f"no train file, expected train with one of {formats}, found: readme" in _refused(load)
     put("train.tsv", "text\tlabel\na\tx\nb\ty\n")
     assert "no dev file, expected dev or validation or valid or val with one of" in _refused(load)
 

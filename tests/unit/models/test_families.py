@@ -101,7 +101,9 @@ def test_a_setting_that_is_not_described_is_refused(
 def test_a_head_a_family_cannot_have_is_refused() -> None:
     with pytest.raises(UsageError, match="gpt2 models have no head for mask_lm"):
         families.get("gpt2").head("mask_lm")
-    with pytest.raises(UsageError, match="their tasks: classify, multi_label, regress, tag, mask"):
+    with pytest.raises(
+        UsageError, match="their tasks: classify, multi_label, regress, tag, qa, mask"
+    ):
         families.get("bert").head("causal_lm")
 
 

@@ -17,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -100,6 +101,7 @@ _CLASSES: dict[Task, type] = {
     "multi_label": AutoModelForSequenceClassification,
     "regress": AutoModelForSequenceClassification,
     "tag": AutoModelForTokenClassification,
+    "qa": AutoModelForQuestionAnswering,
     "mask_lm": AutoModelForMaskedLM,
     "causal_lm": AutoModelForCausalLM,
     "encode": AutoModel,
@@ -109,7 +111,8 @@ _CLASSES: dict[Task, type] = {
 def tasks_of(name: str) -> tuple[Task, ...]:
     """Return every task a family is built for here."""
     language: Task = "causal_lm" if name in DECODERS else "mask_lm"
-    return ("classify", "multi_label", "regress", "tag", language, "encode")
+    asking: tuple[Task, ...] = () if name in DECODERS else ("qa",)
+    return ("classify", "multi_label", "regress", "tag", *asking, language, "encode")
 
 
 EVERY = [(name, task) for name in SETTINGS for task in tasks_of(name)]

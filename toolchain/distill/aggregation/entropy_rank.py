@@ -46,6 +46,12 @@ class EntropyRank(Aggregation):
                 "a regression has one number and no entropy to be uncertain by",
                 "use mt_bert, or kd with several teachers",
             )
+        if student.task == "qa":
+            raise Unfit(
+                "it ranks rows by their entropy, and those of questions have other numbers of "
+                "outcomes",
+                "use mt_bert, or kd with several teachers",
+            )
         order = sorted(range(len(teachers)), key=lambda k: teachers[k].params())
         return dataclasses.replace(self, order=tuple(order))
 

@@ -9,6 +9,7 @@ from toolchain.distill.aggregation.aggregation import Aggregation, Lesson, Said
 from toolchain.distill.extract import Request, hidden, logits
 from toolchain.distill.objectives import KL
 from toolchain.distill.objectives.settings import require_fraction, require_positive
+from toolchain.distill.shapes import Unfit
 from toolchain.distill.stages import Stage
 from toolchain.distill.transforms import Pool
 from toolchain.lazy import lazy
@@ -68,7 +69,13 @@ class Policy(Aggregation):
         require_positive(self.key, "tau", self.tau)
 
     def resolve(self, student: ModelSpec, teachers: Sequence[ModelSpec]) -> "Policy":
-        """Fix what the policy reads."""
+        """Fix what the policy reads. Raises Unfit where teachers' answers differ in length."""
+        if logits.shape(student).features is None:
+            raise Unfit(
+                "it reads the teachers' probabilities, which of a question are as many as its "
+                "text has tokens",
+                "use mt_bert, or kd with several teachers",
+            )
         return dataclasses.replace(self, student=student, teachers=len(teachers))
 
     def requests(self) -> frozenset[Request]:

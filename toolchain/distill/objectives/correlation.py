@@ -38,7 +38,12 @@ class PearsonInter(Objective):
 
     def resolve(self, student: Shape, teacher: Shape) -> "Objective":
         """Accept two features or more. Raises Unfit."""
-        if student.features is None or student.features < 2:
+        if student.features is None:
+            raise Unfit(
+                "correlations along as many keys or tokens as a row has would count padding",
+                "use kd or another divergence",
+            )
+        if student.features < 2:
             raise Unfit("one number correlates with nothing", "use knowledge with several features")
         return super().resolve(student, teacher)
 

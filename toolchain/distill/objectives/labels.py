@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from toolchain.distill.context import Context
-from toolchain.distill.objectives.objective import Objective, at_least_fp32
+from toolchain.distill.objectives.objective import Objective, at_least_fp32, log_softmax
 from toolchain.distill.shapes import Shape, Unfit
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class CrossEntropy(Objective):
         self,
         student: "Tensor",
         teacher: "Tensor",
-        context: Context,  # noqa: ARG002
+        context: Context,
         module: "Module | None" = None,  # noqa: ARG002
     ) -> "Tensor":
         """Return the loss of each row; `teacher` holds the gold labels."""
-        logits = at_least_fp32(student)
         if teacher.is_floating_point():
+            logits = at_least_fp32(student)
             return (logits[:, 0] - teacher.to(logits.dtype)).square()
-        return -logits.log_softmax(-1).gather(-1, teacher.unsqueeze(-1)).squeeze(-1)
+        return -log_softmax(student, 1.0, context).gather(-1, teacher.unsqueeze(-1)).squeeze(-1)

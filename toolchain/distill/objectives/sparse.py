@@ -43,7 +43,7 @@ class TopKKL(Objective):
     def resolve(self, student: Shape, teacher: Shape) -> "Objective":
         """Return the full KL where there are no more than k outcomes. Raises Unfit."""
         if student.features is None:
-            raise Unfit("maps over keys have no largest outcomes in common", "use kl")
+            raise Unfit("keys and tokens have no largest outcomes in common", "use kl")
         fitting = super().resolve(student, teacher)
         return KL(self.tau) if student.features <= self.k else fitting
 

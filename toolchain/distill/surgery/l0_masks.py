@@ -23,7 +23,7 @@ from toolchain.distill.surgery.masks import (
 from toolchain.distill.surgery.surgery import Operation, Surgery
 from toolchain.lazy import lazy
 from toolchain.models.family import families
-from toolchain.spec import SEQUENCE, ModelSpec
+from toolchain.spec import LABELLED, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class L0Masks(Surgery):
                 f"{student.width}) cannot be cut",
                 f"families whose blocks can: {', '.join(able)}, with embeddings as wide as blocks",
             )
-        if student.task not in SEQUENCE | {"tag"}:
+        if student.task not in LABELLED:
             raise Unfit(f"the task is {student.task}", "prune models for labelled tasks")
         least = replace(
             student, layers=1, width=student.head_width, heads=1, kv_heads=1, ffn=1,

@@ -37,7 +37,10 @@ class ZScore(Fixed):
     def resolve(self, student: Shape, teacher: Shape) -> "ZScore":
         """Accept two features or more on both sides. Raises Unfit."""
         if student.features is None or teacher.features is None:
-            raise Unfit("maps over keys cannot be standardised", "leave zscore out")
+            raise Unfit(
+                "figures of as many keys or tokens as a row has cannot be standardised",
+                "leave zscore out, or use kd",
+            )
         if 1 in (student.features, teacher.features):
             raise Unfit(
                 "the z-score of a single number is always 0", "leave zscore out for a regression"

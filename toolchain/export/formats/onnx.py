@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from toolchain.artifact import write_atomic
 from toolchain.errors import StepError, UsageError
-from toolchain.export.answers import Answer, answer_of
+from toolchain.export.answers import ENDS, Answer, answer_of
 from toolchain.export.attention import plain_attention
 from toolchain.export.decoder import Decoder, cache_of, decoder_sample
 from toolchain.export.exporter import Exporter, Signature, Source
@@ -87,11 +87,11 @@ class _Call:
 def _call(model: PreTrainedModel, answer: Answer, sample: Mapping[str, Tensor] | None) -> _Call:
     names = _input_names(model)
     return _Call(
-        module=_Logits(model, names).eval(),
+        module=_Logits(model, names, answer.outputs).eval(),
         kind=type(model).__name__,
         inputs=names,
-        outputs=(answer.output,),
-        axes={**dict.fromkeys(names, _AXES), answer.output: answer.axes},
+        outputs=answer.outputs,
+        axes={**dict.fromkeys(names, _AXES), **dict.fromkeys(answer.outputs, answer.axes)},
         tensors=_sample(model, names, sample),
     )
 
@@ -102,8 +102,8 @@ def _cached_call(model: PreTrainedModel, answer: Answer) -> _Call:
         module=Decoder(model).eval(),
         kind=type(model).__name__,
         inputs=("input_ids", "attention_mask", "position_ids", *cache.inputs),
-        outputs=(answer.output, *cache.outputs),
-        axes={**cache.axes, answer.output: answer.axes},
+        outputs=(*answer.outputs, *cache.outputs),
+        axes={**cache.axes, **dict.fromkeys(answer.outputs, answer.axes)},
         tensors=decoder_sample(cache, int(model.config.vocab_size)),
     )
 
@@ -163,16 +163,24 @@ def _sample(
 
 
 class _Logits(torch.nn.Module):
-    """The model as a function of tensors in a fixed order that returns one tensor."""
+    """The model as a function of tensors in a fixed order that returns one tensor, or two."""
 
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, names: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> None:
         super().__init__()
         self.model = model
         self.names = names
+        self.ends = ENDS if outputs == ENDS else ()
 
-    def forward(self, *values: Tensor) -> Tensor:
-        """Return the logits (B, C) or (B, N, C) for int64 inputs (B, N) in the order of `names`."""
+    def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits (B, C) or (B, N, C) for int64 inputs (B, N) in the order of `names`.
+
+        Of a model for questions where an answer begins and where it ends, (B, N) each.
+        """
         outputs = self.model(**dict(zip(self.names, values, strict=True)), return_dict=True)
+        if self.ends:
+            return tuple(outputs[name] for name in self.ends)
         logits: Tensor = outputs.logits
         return logits
 

@@ -19,6 +19,7 @@ FAMILY = Family(
     heads={
         "classify": Head(("bert.pooler.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         "mask_lm": Head(("cls.predictions.transform.",), "cls.predictions.decoder"),
     },
     keys={

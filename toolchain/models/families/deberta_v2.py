@@ -42,6 +42,7 @@ FAMILY = Family(
     heads={
         "classify": Head(("pooler.dense.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         "mask_lm": Head(("cls.predictions.transform.",), "cls.predictions.decoder"),
     },
     keys={

@@ -20,6 +20,7 @@ FAMILY = Family(
     heads={
         "classify": Head(("pre_classifier.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         "mask_lm": Head(("vocab_transform.", "vocab_layer_norm."), "vocab_projector"),
     },
     keys={

@@ -16,6 +16,7 @@ FAMILY = replace(
     heads={
         "classify": Head(("classifier.dense.", "classifier.out_proj."), "classifier.out_proj"),
         "tag": Head(("classifier.weight", "classifier.bias"), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         "mask_lm": Head(("generator_predictions.",), "generator_lm_head"),
     },
     keys={**BERT.keys, "embedding_width": "embedding_size"},

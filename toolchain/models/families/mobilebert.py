@@ -30,6 +30,7 @@ FAMILY = replace(
     heads={
         "classify": Head(("mobilebert.pooler.", "classifier."), "classifier"),
         "tag": Head(("classifier.",), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         # Its logits come from two matrices side by side.
         "mask_lm": Head(("cls.predictions.transform.", "cls.predictions.dense."), ""),
     },

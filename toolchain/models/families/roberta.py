@@ -23,6 +23,7 @@ FAMILY = replace(
     heads={
         "classify": Head(("classifier.dense.", "classifier.out_proj."), "classifier.out_proj"),
         "tag": Head(("classifier.weight", "classifier.bias"), "classifier"),
+        "qa": Head(("qa_outputs.",), "qa_outputs"),
         "mask_lm": Head(("lm_head.dense.", "lm_head.layer_norm."), "lm_head.decoder"),
     },
     adjust=_offset,

@@ -21,6 +21,7 @@ _PIPELINES = {
     "encode": "feature-extraction",
     "mask_lm": "fill-mask",
     "multi_label": "text-classification",
+    "qa": "question-answering",
     "regress": "text-classification",
     "tag": "token-classification",
 }
@@ -31,6 +32,7 @@ _CLASSES = {
     "encode": "AutoModel",
     "mask_lm": "AutoModelForMaskedLM",
     "multi_label": "AutoModelForSequenceClassification",
+    "qa": "AutoModelForQuestionAnswering",
     "regress": "AutoModelForSequenceClassification",
     "tag": "AutoModelForTokenClassification",
 }
@@ -114,7 +116,13 @@ def _lineage(report: Report) -> str:
 
 
 def _loading(report: Report, row: Row | None) -> str:
-    code = _TRANSFORMERS.format(auto=_CLASSES.get(_task(report), "AutoModel"))
+    asks = _task(report) == "qa"
+    code = _TRANSFORMERS.format(
+        auto=_CLASSES.get(_task(report), "AutoModel"),
+        texts='"A question?", "A text."' if asks else '"A text."',
+        # Of a question where its answer begins, and where it ends.
+        first="[:2]" if asks else "[0]",
+    )
     parts = ["## How to load it"]
     if _task(report) == "embed":
         parts += ["With sentence-transformers:", f"```python\n{_SENTENCES}```"]
@@ -124,7 +132,12 @@ def _loading(report: Report, row: Row | None) -> str:
     # A fence of code ends at its own sign, whatever surrounds it.
     if path and "```" not in path:
         more = _CACHE if _task(report) == "causal_lm" else ""
-        code = _ONNX.format(path=json.dumps(path), more=more)
+        code = _ONNX.format(
+            path=json.dumps(path),
+            more=more,
+            texts='["A question?"], ["A text."]' if asks else '["A text."]',
+            first="" if asks else "[0]",
+        )
         parts += ["With ONNX Runtime:", f"```python\n{code}```"]
     return "\n\n".join(parts)
 
@@ -177,7 +190,7 @@ from transformers import AutoTokenizer, {auto}
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = {auto}.from_pretrained(".").eval()
-print(model(**tokenizer("A text.", return_tensors="pt"))[0])
+print(model(**tokenizer({texts}, return_tensors="pt")){first})
 """
 
 _SENTENCES = """\
@@ -203,7 +216,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession({path}, providers=["CPUExecutionProvider"])
 wanted = {{item.name for item in session.get_inputs()}}
-batch = tokenizer(["A text."], truncation=True, return_tensors="np")
+batch = tokenizer({texts}, truncation=True, return_tensors="np")
 feeds = {{key: np.asarray(ids, dtype=np.int64) for key, ids in batch.items() if key in wanted}}
-{more}print(session.run(None, feeds)[0])
+{more}print(session.run(None, feeds){first})
 """

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from toolchain.errors import IntegrityError, StepError, ToolchainError, UsageError
+from toolchain.export.answers import ENDS
 from toolchain.runtimes.runtime import Feed, Session
 
 __all__ = ["open_session"]
@@ -33,7 +34,7 @@ _PAST = "past_key_values."
 
 
 class _OnnxSession:
-    """One graph with int64 inputs (B, N) and a float output of logits.
+    """One graph with int64 inputs (B, N) and a float output of logits, or two: begin and end.
 
     A decoder's cache is given as nothing remembered, so that all tokens are read as a prompt.
     """
@@ -44,7 +45,7 @@ class _OnnxSession:
         given = session.get_inputs()
         self._cache = {node.name: node.shape for node in given if _is_cache(node)}
         self._inputs = tuple(node.name for node in given if node.name not in self._cache)
-        self._output = _logits_of(path, session)
+        self._outputs = _logits_of(path, session)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays."""
@@ -59,12 +60,13 @@ class _OnnxSession:
                 f"{self._path}: the graph asks for {missing}, the feed has {', '.join(feed)}"
             ) from None
         try:
-            (logits,) = self._session.run([self._output], {**inputs, **self._empty(feed)})
+            found = self._session.run(list(self._outputs), {**inputs, **self._empty(feed)})
         except _REFUSED as error:
             raise StepError(
                 f"{self._path}: onnxruntime failed on a feed of shape {_shape(feed)}: "
                 f"{_reason(error)}"
             ) from None
+        logits = found[0] if len(found) == 1 else np.stack(found, axis=-1)
         return np.asarray(logits, dtype=np.float32)
 
     def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:
@@ -75,7 +77,7 @@ class _OnnxSession:
         assert self._session is not None, "the session is closed"
         if not self._cache:
             raise UsageError(f"{self._path}: a graph without a cache does not go on with texts")
-        names = [self._output, *(name.replace(_PAST, "present.") for name in self._cache)]
+        names = [*self._outputs, *(name.replace(_PAST, "present.") for name in self._cache)]
         values = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in self._empty(feed).items()}
         ids = feed["input_ids"]
         total, found = 0, []
@@ -133,8 +135,8 @@ def _reason(error: Exception) -> str:
     return " ".join(_SOURCE_LINE.sub(" ", text).split()).rstrip(".")
 
 
-def _logits_of(path: Path, session: ort.InferenceSession) -> str:
-    """Return the name of the output to read: the one called logits, else the only one."""
+def _logits_of(path: Path, session: ort.InferenceSession) -> tuple[str, ...]:
+    """Return the outputs to read: the one called logits, those of a question, else the only one."""
     for node in session.get_inputs():
         if node.type != "tensor(int64)" and not _is_cache(node):
             raise UsageError(
@@ -142,10 +144,12 @@ def _logits_of(path: Path, session: ort.InferenceSession) -> str:
             )
     names = [str(node.name) for node in session.get_outputs()]
     if "logits" in names:
-        return "logits"
+        return ("logits",)
+    if set(ENDS) <= set(names):
+        return ENDS
     if len(names) != 1:
         raise UsageError(f"{path}: no output is called 'logits', found {', '.join(names)}")
-    return names[0]
+    return (names[0],)
 
 
 def _options(threads: int) -> ort.SessionOptions:

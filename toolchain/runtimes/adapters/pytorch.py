@@ -16,6 +16,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from toolchain.errors import IntegrityError, StepError, UsageError
 from toolchain.models.embedder import SentenceEncoder
 from toolchain.models.found import declared_task
+from toolchain.models.outputs import logits_of
 from toolchain.models.sentence import MODULES, Sentence, read_sentence
 from toolchain.runtimes.runtime import Feed, Session
 from toolchain.spec import Task
@@ -36,6 +38,7 @@ _CLASSES = {
     "classify": AutoModelForSequenceClassification,
     "embed": AutoModel,
     "mask_lm": AutoModelForMaskedLM,
+    "qa": AutoModelForQuestionAnswering,
     "tag": AutoModelForTokenClassification,
 }
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
@@ -65,7 +68,7 @@ class _TorchSession:
         }
         try:
             with torch.inference_mode():
-                logits: torch.Tensor = self._model(**inputs).logits
+                logits = logits_of(self._model(**inputs))
         except (IndexError, RuntimeError) as error:
             shape = " x ".join(str(size) for size in feed["input_ids"].shape)
             raise StepError(
