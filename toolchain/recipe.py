@@ -154,6 +154,16 @@ class Training(Config):
     checkpoint_seconds: float = Field(30.0, ge=0)
     tensorboard: bool = False
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _not_fp16(cls, value: object) -> object:
+        if value == "fp16":
+            raise ValueError(
+                "fp16 is not trained in: small gradients are lost in it, and many devices do not "
+                "compute in it; use bf16 where the device has it, or fp32 (auto chooses)"
+            )
+        return value
+
 
 class StageTraining(Config):
     """What one stage does differently from `train`."""

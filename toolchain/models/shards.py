@@ -54,7 +54,10 @@ def weight_files(root: Path, where: str) -> list[Path]:
             raise UsageError(f"{where}: {index.name} is not an index: {error}") from None
         missing = [name for name in names if Path(name).name != name or not (root / name).is_file()]
         if missing:
-            raise UsageError(f"{where}: shard {missing[0]!r} is missing")
+            raise UsageError(
+                f"{where}: shard {missing[0]!r} is missing, which {index.name} names",
+                "fetch the folder again",
+            )
         return [root / name for name in names]
     single = root / "model.safetensors"
     if single.is_file():

@@ -2,15 +2,14 @@
 
 `cache.json` says what the shards hold and never changes. `shards.jsonl` has one line for every
 finished shard, appended after the shard was renamed into place; a line that a kill has torn is
-dropped. Shards are never changed, so that readers need no lock; a writer holds one.
+dropped. Shards are never changed, so that readers need no lock; writers take turns.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Any
 from toolchain.artifact import digest_of, file_sha256, out_of_disk, write_atomic
 from toolchain.errors import IntegrityError, UsageError
 from toolchain.scale.knowledge import Keep
+from toolchain.scale.turns import turn
 
 __all__ = ["CacheFolder", "Identity", "Shard", "teacher_folder"]
 
 _FORMAT = 1
-_IDENTITY, _LEDGER, _LOCK = "cache.json", "shards.jsonl", "lock"
+_IDENTITY, _LEDGER = "cache.json", "shards.jsonl"
 _AGAIN = "run toolchain cache again with the same arguments: it makes that shard alone anew"
 
 
@@ -166,31 +166,27 @@ class CacheFolder:
             )
 
     @contextmanager
-    def writing(self, identity: Identity) -> Iterator["CacheFolder"]:
-        """Take the folder for this process and say what it is of.
+    def writing(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Have the folder for this process; while another one writes into it, wait, and `say` so.
 
-        Raises UsageError while another process writes into it, or where it is of something else.
+        What the other has finished is then there. Raises UsageError where no folder can be made.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cache {self.root}: cannot be made: {error.strerror}") from None
-        with (self.root / _LOCK).open("w") as lock:
-            try:
-                # The kernel drops the lock with the process, however it ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"cache {self.root}: another process is writing into it",
-                    "wait for it: what it has finished is not made twice",
-                ) from None
-            if self.exists:
-                self.require(identity)
-            else:
-                content = {**identity.as_json(), "digest": identity.digest}
-                text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-                write_atomic(self.root / _IDENTITY, text)
-            yield self
+        with turn(self.root, say, self._done):
+            self._written = None
+            yield
+
+    def begin(self, identity: Identity) -> None:
+        """Say what it is of, where it is new. Raises UsageError where it is of something else."""
+        if self.exists:
+            self.require(identity)
+            return
+        content = {**identity.as_json(), "digest": identity.digest}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        write_atomic(self.root / _IDENTITY, text)
 
     def require(self, expected: Identity) -> None:
         """Raise UsageError unless the folder is of this teacher, this tokenizer, this task."""
@@ -236,6 +232,9 @@ class CacheFolder:
             for shard in set(shards) - set(whole):
                 self.path(shard).unlink(missing_ok=True)
         return said
+
+    def _done(self) -> str:
+        return f"{sum(shard.rows for shard in self.shards()):,} rows are finished"
 
     def _append(self, shard: Shard) -> None:
         path = self.root / _LEDGER

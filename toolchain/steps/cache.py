@@ -72,8 +72,8 @@ class Filled:
 def fill_caches(plan: Plan, task: TaskData, output: Path, progress: Progress) -> list[Filled]:
     """Store what the plan's terms read of each teacher below the folder `output`.
 
-    Raises UsageError where the folder is of something else or another process writes into it,
-    ResourceError where the disk is too small: what is finished stays.
+    A second process waits for the first and then uses what it wrote. Raises UsageError where the
+    folder is of something else, ResourceError where the disk is too small: what is finished stays.
     """
     torch.set_num_threads(plan.train_threads)
     return [
@@ -91,12 +91,15 @@ def _filled(
     progress: Progress,
 ) -> Filled:
     rows = _rows_of(plan, task, number)
-    keeps = _keeps(
-        plan, number, wanted, folder, sum((lengths_of(own) for own in rows), Lengths(0, 0, 0, 0))
-    )
-    identity = identity_of(plan, number, keeps)
+    lengths = sum((lengths_of(own) for own in rows), Lengths(0, 0, 0, 0))
+    if folder.exists:
+        # What does not belong here need not wait for its turn to be told so.
+        folder.require(identity_of(plan, number, _keeps(plan, number, wanted, folder, lengths)))
     added = 0
-    with folder.writing(identity):
+    with folder.writing(progress.say):
+        # Again: another process may have begun it meanwhile.
+        keeps = _keeps(plan, number, wanted, folder, lengths)
+        folder.begin(identity_of(plan, number, keeps))
         for said in folder.drop_damaged():
             progress.say(f"{said}: made anew")
         source: Source | None = None

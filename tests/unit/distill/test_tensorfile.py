@@ -1,5 +1,6 @@
 """Tensors written one at a time are read by safetensors, and storing takes no copy of them all."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolchain.artifact import writing_atomic
 from toolchain.distill.checkpointing import TrainingState, moments_of, restore, store, tensors_of
 from toolchain.distill.tensorfile import TensorFile
+from toolchain.errors import ResourceError
 
 
 def test_every_type_and_shape_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -87,5 +89,20 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="has gone"):
         store(path, TrainingState(step=2), (), broken(), tensors=1)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert restore(path, {}) == TrainingState(step=1)
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_state(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    store(path, TrainingState(step=1), (), tensors=0)
+
+    def full() -> Any:
+        yield 0, {"step": torch.tensor(1.0)}
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ResourceError, match="the disk is full") as caught:
+        store(path, TrainingState(step=2), (), full(), tensors=1)
+    assert caught.value.exit_code == 5
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert restore(path, {}) == TrainingState(step=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.models import zoo
 from toolchain.errors import UsageError
 from toolchain.plan import Plan, make_plan
 from toolchain.recipe import load_recipe
@@ -95,6 +96,37 @@ def test_nvme_is_refused_with_the_reason_and_what_to_use(
     message = refused(teacher_folder, task_folder, f"placement.{placement}")
     assert "gave other losses on two processes than on one" in message
     assert "use offload (host memory) or zero3" in message
+
+
+@pytest.mark.parametrize(
+    "placement", ["whole", "zero3", "tensor_parallel", "offload", "streamed", "auto"]
+)
+def test_a_teacher_whose_shard_is_missing_is_refused_with_its_name(
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
+) -> None:
+    folder = tmp_path / "teacher"
+    zoo.make("bert").save_pretrained(folder, max_shard_size="20KB")
+    zoo.tokenizer().save_pretrained(folder)
+    lost = sorted(folder.glob("*.safetensors"))[2]
+    lost.unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = refused(folder, task_folder, "method=kd", f"placement.teacher={placement}")
+    assert f"shard '{lost.name}' is missing" in message
+    assert "fetch the folder again" in message
+
+
+def test_fp16_is_refused_with_what_to_use(teacher_folder: Path, task_folder: Path) -> None:
+    message = refused(teacher_folder, task_folder, "train.precision=fp16")
+    assert "train.precision" in message
+    assert "use bf16 where the device has it, or fp32" in message
+
+
+def test_bf16_is_refused_where_nothing_computes_in_it(
+    teacher_folder: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolchain.hardware.bf16_reason", lambda: None)
+    message = refused(teacher_folder, task_folder, "train.precision=bf16")
+    assert "neither the CPU nor a GPU here computes in it" in message
 
 
 CUT = "placement.teacher=tensor_parallel"

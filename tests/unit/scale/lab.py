@@ -16,10 +16,12 @@ from toolchain.plan import Plan, make_plan
 from toolchain.progress import Null
 from toolchain.recipe import load_recipe
 from toolchain.scale.cached import CachedModel
+from toolchain.scale.ledger import CacheFolder
 from toolchain.steps.cache import Filled, fill_caches
 from toolchain.steps.training import TrainingSetup, split_rows
 
 STEPS = 3
+FEW: dict[str, Any] = {"train": {"precision": "fp32", "batch_size": 4}}
 
 
 def small_task(folder: Path, rows: int = 48) -> Path:
@@ -51,6 +53,11 @@ def plan_of(teacher: Path, task: Path, method: str, *more: str, **options: Any) 
 def filled(plan: Plan, folder: Path) -> list[Filled]:
     """Fill a cache as the command does."""
     return fill_caches(plan, plan.task, folder, Null())
+
+
+def contents(folder: CacheFolder) -> dict[str, bytes]:
+    """Return the finished shards of a cache by their names."""
+    return {shard.name: folder.path(shard).read_bytes() for shard in folder.shards()}
 
 
 def rows_of(plan: Plan, teacher: Path) -> tuple[Rows, Rows]:

@@ -80,7 +80,8 @@ def stored(
     keeps = keeps_of(wanted, teacher.spec, lengths, precision=precision, top_k=top_k)
     folder = CacheFolder(root)
     asked = wanted.requests | {r for n in wanted.scored for r in attn_scores.requests(n)}
-    with folder.writing(identity(teacher.spec, keeps)):
+    with folder.writing(Null().say):
+        folder.begin(identity(teacher.spec, keeps))
         missing = missing_rows(folder, rows)
         source = online(teacher, asked, bf16=False)
         fill(folder, rows, missing, source, batch_size=3, progress=Null())

@@ -5,9 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,37 +12,16 @@ import pytest
 import torch
 
 from tests.conftest import make_teacher
-from tests.unit.scale.lab import cached, filled, plan_of, rows_of, small_task
+from tests.unit.scale.lab import FEW, cached, contents, filled, plan_of, rows_of
 from toolchain.data.batching import collate
-from toolchain.distill.extract import Request
 from toolchain.errors import IntegrityError, ResourceError, StepError, UsageError
-from toolchain.scale import filling
+from toolchain.progress import Null
 from toolchain.scale.cached import CachedModel, check_holds
 from toolchain.scale.ledger import CacheFolder, Identity
 
-FEW = {"train": {"precision": "fp32", "batch_size": 4}}
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_task(tmp_path_factory.mktemp("task"), rows=24)
-
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "SHARD_BYTES", 1)
-
-
-@pytest.fixture
-def folder(teacher_folder: Path, task: Path, tmp_path: Path) -> CacheFolder:
-    """A cache of six shards of four rows."""
-    filled(plan_of(teacher_folder, task, "kd", **FEW), tmp_path / "cache")
-    return CacheFolder(tmp_path / "cache" / "teacher")
-
-
-def contents(folder: CacheFolder) -> dict[str, bytes]:
-    return {shard.name: folder.path(shard).read_bytes() for shard in folder.shards()}
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 def reading(folder: CacheFolder) -> dict:
@@ -58,131 +34,6 @@ def test_every_shard_has_its_digest_and_the_rows_follow_each_other(folder: Cache
     for shard in shards:
         folder.check(shard)
         assert shard.bytes == folder.path(shard).stat().st_size
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from tests.unit.scale.lab import filled, plan_of
-from toolchain.scale import filling
-filling.SHARD_BYTES = 1
-class Slow:
-    def __init__(self, teacher): self.teacher = teacher
-teacher, task, out = map(Path, sys.argv[1:])
-online = filling.online
-def slowly(*args, **more):
-    source = online(*args, **more)
-    def captures(batches):
-        for number, one in enumerate(source(batches)):
-            if number == 3:
-                print("three", flush=True)
-                time.sleep(600)
-            yield one
-    return captures
-import toolchain.steps.cache as step
-step.online = slowly
-filled(plan_of(teacher, task, "kd", train={"precision": "fp32", "batch_size": 4}), out)
-"""
-
-
-CHUNKED = """
-import sys, time
-from pathlib import Path
-from tests.unit.scale.lab import filled, plan_of
-from toolchain.scale import filling, stream
-# About a batch or two; a shard would hold more than all rows.
-filling.CHUNK_BYTES = 4 * 32 * 60
-passes = stream.StreamedTeacher.captures_of
-def counted(self, batches, **more):
-    counted.passes += 1
-    for number, one in enumerate(passes(self, batches, **more)):
-        if counted.passes == 3 and number == 0:
-            print("three", flush=True)
-            time.sleep(600)
-        yield one
-counted.passes = 0
-stream.StreamedTeacher.captures_of = counted
-teacher, task, out = map(Path, sys.argv[1:])
-streams = {"train": {"precision": "fp32", "batch_size": 4}, "placement": {"teacher": "streamed"}}
-filled(plan_of(teacher, task, "kd", **streams), out)
-"""
-
-
-def start(teacher: Path, task: Path, out: Path, code: str = KILLED) -> subprocess.Popen:
-    """Start a process that fills a part and then stands still with the folder in hand."""
-    root = Path(__file__).resolve().parents[3]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(teacher), str(task), str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "three\n"
-    return process
-
-
-def test_a_killed_filling_goes_on_and_a_second_process_is_refused_meanwhile(
-    folder: CacheFolder, teacher_folder: Path, task: Path, tmp_path: Path
-) -> None:
-    plan = plan_of(teacher_folder, task, "kd", **FEW)
-    out = tmp_path / "killed"
-    process = start(teacher_folder, task, out)
-    half = CacheFolder(out / "teacher")
-    try:
-        before = contents(half)
-        stamps = {s.name: half.path(s).stat().st_mtime_ns for s in half.shards()}
-        assert len(before) == 3
-        with pytest.raises(UsageError, match="another process is writing into it"):
-            filled(plan, out)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-    # As if the kill had torn a line of the ledger, and left a shard without one.
-    ledger = half.root / "shards.jsonl"
-    ledger.write_bytes(ledger.read_bytes() + b'{"name": "shard-0000')
-    (half.root / "shard-000003.safetensors").write_bytes(b"torn")
-    (done,) = filled(plan, out)
-    assert done.added == 12
-    assert {n: half.root.joinpath(n).stat().st_mtime_ns for n in stamps} == stamps
-    assert contents(half) == contents(folder)
-
-
-def test_a_kill_of_a_streamed_filling_costs_one_chunk(
-    teacher_folder: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(filling, "SHARD_BYTES", 1 << 30)
-    plan = plan_of(teacher_folder, task, "kd", **FEW, placement={"teacher": "streamed"})
-    (at_once,) = filled(plan, tmp_path / "at once")
-    assert len(CacheFolder(at_once.folder).shards()) == 1
-    out = tmp_path / "killed"
-    process = start(teacher_folder, task, out, CHUNKED)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-    folder = CacheFolder(out / "teacher")
-    finished = contents(folder)
-    # Two chunks are there; of the third, nothing.
-    assert len(finished) == 2
-    before = sum(shard.rows for shard in folder.shards())
-    assert 0 < before < at_once.rows
-    (done,) = filled(plan, out)
-    assert done.added == at_once.rows - before
-    assert finished.items() < contents(folder).items()
-    rows, _ = rows_of(plan, teacher_folder)
-    batch = collate(rows, list(range(len(rows))))
-    one, other = (
-        CachedModel(folder=found.folder, spec=plan.teacher_specs[0])
-        .open(frozenset({Request("logits")}), device=CPU, bf16=False)
-        .captures(batch, {})
-        .tensor(Request("logits"))
-        for found in (at_once, done)
-    )
-    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_rows_that_are_new_are_added_and_others_found_in_any_order(
@@ -391,7 +242,7 @@ def test_placement_and_cache_are_named_together(
 def test_a_reader_is_not_disturbed_by_a_writer(
     folder: CacheFolder, teacher_folder: Path, task: Path
 ) -> None:
-    with folder.writing(folder.identity()):
+    with folder.writing(Null().say):
         plan = plan_of(teacher_folder, task, "kd", **reading(folder))
         (model,) = cached(plan)
         teacher = model.open(frozenset(), device=CPU, bf16=False)
