@@ -221,8 +221,9 @@ class Placement(Config):
     what a GPU has no room for in host memory. A `streamed` teacher is read block by block from its
     file, over the whole data set at once; a `cached` one was, and is read from the folder `cache`.
     `top_k` says how many outcomes of a language model such a folder keeps (64 where nothing else is
-    asked for), `states` how exactly it keeps hidden states (bf16). `hardware` is what a plan is to
-    be made for, as 8x40GB; left out, this machine.
+    asked for), `logits` whether these are the largest (the default) or drawn at random, `states`
+    how exactly it keeps hidden states (bf16). `hardware` is what a plan is to be made for, as
+    8x40GB; left out, this machine.
     """
 
     teacher: Literal[
@@ -231,6 +232,7 @@ class Placement(Config):
     student: Literal["auto", "whole", "zero1", "zero2", "zero3", "offload"] = "auto"
     cache: str | None = None
     top_k: Positive | None = None
+    logits: Literal["largest", "sampled"] | None = None
     states: Literal["bf16", "fp32", "int8"] | None = None
     hardware: str | None = None
 

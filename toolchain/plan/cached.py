@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toolchain import __version__
 from toolchain.distill.objectives import KL, TopKKL
-from toolchain.distill.objectives.sparse import StoredKL
+from toolchain.distill.objectives.sparse import SampledKL, StoredKL
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import UsageError
 from toolchain.models.tokenizers import tokenizer_digest
@@ -196,29 +196,41 @@ def _check_stage(plan: Plan, stage: StagePlan, what: str) -> None:
             "tokens, of which a cache keeps the largest",
             f"{_WHOLE}, or a method with equal weights",
         )
-    top_k = plan.recipe.placement.top_k or TOP_K
+    placement = plan.recipe.placement
     for bound in stage.terms:
-        if _reads_largest(bound, top_k):
-            _check_term(bound, what)
+        if _reads_some(bound, placement.top_k or TOP_K):
+            _check_term(bound, what, sampled=placement.logits == "sampled")
 
 
-def _reads_largest(bound: BoundTerm, top_k: int) -> bool:
-    """Whether a term reads logits of which a cache keeps the largest alone."""
+def _reads_some(bound: BoundTerm, top_k: int) -> bool:
+    """Whether a term reads logits of which a cache keeps some alone, the largest or drawn ones."""
     if bound.term.extract.is_gold or bound.term.extract.kind != "logits":
         return False
     teacher: ModelSpec = bound.specs[1]
     return teacher.task in LANGUAGE and teacher.vocab > top_k
 
 
-def _check_term(bound: BoundTerm, what: str) -> None:
+def _check_term(bound: BoundTerm, what: str, *, sampled: bool) -> None:
     changed = [t for t in bound.transforms if t.side != "student"]
+    vocab = bound.specs[1].vocab
     if changed or not isinstance(bound.objective, KL | TopKKL):
         does = repr(changed[0]) if changed else bound.objective.key
         raise UsageError(
             f"{what}, but term {bound.name!r} ({does}) needs the teacher's whole distribution over "
-            f"{bound.specs[1].vocab:,} tokens, of which a cache keeps the largest and one rest",
-            f"{_WHOLE}, or kd or topk_kd, whose KL over these can be computed",
+            f"{vocab:,} tokens, of which a cache keeps the largest and one rest, or drawn ones",
+            f"{_WHOLE}, or kd or topk_kd, whose KL over these can be computed, or keep all "
+            f"outcomes: placement.top_k={vocab}",
         )
+    if sampled and isinstance(bound.objective, TopKKL):
+        raise _needs_largest(bound)
+
+
+def _needs_largest(bound: BoundTerm) -> UsageError:
+    return UsageError(
+        f"term {bound.name!r} compares the largest outcomes, which are not known of a cache of "
+        "drawn ones",
+        "use kd, or a cache of the largest: placement.logits=largest",
+    )
 
 
 def _check_keeps(plan: Plan, folder: CacheFolder, keeps: Sequence[Keep], wanted: Wanted) -> None:
@@ -233,7 +245,13 @@ def _check_keeps(plan: Plan, folder: CacheFolder, keeps: Sequence[Keep], wanted:
         )
     placement = plan.recipe.placement
     for keep in keeps:
-        if keep.kind == "largest":
+        if keep.kind in ("largest", "sampled"):
+            if placement.logits not in (None, keep.kind):
+                raise UsageError(
+                    f"cache {folder.root}: it keeps {keep.kind} outcomes, placement.logits is "
+                    f"{placement.logits}",
+                    again,
+                )
             if placement.top_k not in (None, keep.width):
                 raise UsageError(
                     f"cache {folder.root}: it keeps {keep.width} outcomes, placement.top_k is "
@@ -242,11 +260,13 @@ def _check_keeps(plan: Plan, folder: CacheFolder, keeps: Sequence[Keep], wanted:
                 )
             other = sorted(wanted.taus - set(keep.taus))
             if other:
+                held = "the mass of the rest" if keep.kind == "largest" else "outcomes drawn"
                 raise UsageError(
-                    f"cache {folder.root}: it keeps the mass of the rest at tau "
+                    f"cache {folder.root}: it keeps {held} at tau "
                     f"{', '.join(f'{tau:g}' for tau in keep.taus)}, a term compares at "
                     f"{other[0]:g}",
-                    again,
+                    f"{again}; with placement.top_k={keep.outcomes} it keeps all outcomes, which "
+                    "serve every tau",
                 )
         elif keep.unit in ("token", "row") and placement.states not in (None, keep.precision):
             raise UsageError(
@@ -258,22 +278,27 @@ def _check_keeps(plan: Plan, folder: CacheFolder, keeps: Sequence[Keep], wanted:
 
 def _stored(bound: BoundTerm, keeps: Sequence[Sequence[Keep]], reasons: list[str]) -> BoundTerm:
     """Return the term as it reads what is stored of logits."""
-    largest = next((k for k in keeps[bound.teacher] if k.kind == "largest"), None)
-    if largest is None or not _reads_largest(bound, largest.width):
+    some = next((k for k in keeps[bound.teacher] if k.kind in ("largest", "sampled")), None)
+    if some is None or not _reads_some(bound, some.width):
         return bound
     objective = bound.objective
     assert isinstance(objective, KL | TopKKL), "refused before"
-    k = objective.k if isinstance(objective, TopKKL) else largest.width
-    if k > largest.width:
-        raise UsageError(
-            f"term {bound.name!r} compares {k} outcomes, the cache keeps {largest.width}",
-            f"make it with placement.top_k={k}",
-        )
-    stored = StoredKL(k=k, tau=objective.tau, stored=largest.width, temperatures=largest.taus)
-    sentence = (
-        f"term {bound.name}: the KL is over the {k} largest outcomes and one of all others, which "
-        "is what a cache keeps"
-    )
+    stored: SampledKL | StoredKL
+    if some.kind == "sampled":
+        if isinstance(objective, TopKKL):
+            raise _needs_largest(bound)
+        stored = SampledKL(draws=some.width, tau=objective.tau, temperatures=some.taus)
+        said = f"estimated, without bias, from {some.width} outcomes drawn of the teacher's"
+    else:
+        k = objective.k if isinstance(objective, TopKKL) else some.width
+        if k > some.width:
+            raise UsageError(
+                f"term {bound.name!r} compares {k} outcomes, the cache keeps {some.width}",
+                f"make it with placement.top_k={k}",
+            )
+        stored = StoredKL(k=k, tau=objective.tau, stored=some.width, temperatures=some.taus)
+        said = f"over the {k} largest outcomes and one of all others"
+    sentence = f"term {bound.name}: the KL is {said}, which is what a cache keeps"
     if sentence not in reasons:
         reasons.append(sentence)
     return dataclasses.replace(bound, objective=stored)

@@ -133,7 +133,7 @@ class CachedTeacher:
                 case "q_normed" | "k_normed":
                     split = values.view(*values.shape[:2], -1, self.spec.head_width)
                     normed[Request("q" if keep.kind == "q_normed" else "k", keep.layer)] = split
-                case "largest" | "logits":
+                case "largest" | "sampled" | "logits":
                     tensors[Request("logits")] = values
                 case kind:
                     tensors[Request(kind, keep.layer)] = values
@@ -202,7 +202,7 @@ def _serves(keep: Keep, requests: frozenset[Request]) -> bool:
     """Whether a tensor is needed for what is asked; logits are always given, as by any teacher."""
     layer = keep.layer
     match keep.kind:
-        case "logits" | "largest":
+        case "logits" | "largest" | "sampled":
             return True
         case "scores":
             return {Request("q", layer), Request("k", layer)} <= requests
@@ -218,6 +218,8 @@ def _gathered(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return one tensor of a batch, padded with zeros."""
     if keep.kind == "largest":
         return _largest(keep, places)
+    if keep.kind == "sampled":
+        return _sampled(keep, places)
     width = keep.width if keep.unit == "pair" else 1
     parts = [file.part(keep.name, keep.unit, row, width) for file, row in places]
     if keep.precision == "int8":
@@ -242,11 +244,22 @@ def _gathered(keep: Keep, places: Sequence[Found]) -> Tensor:
 def _largest(keep: Keep, places: Sequence[Found]) -> Tensor:
     """Return log-probabilities, log-masses of the rest, and ids side by side, (P, K + T + K)."""
 
-    def read(name: str) -> Tensor:
-        return torch.cat([file.part(name, "answer", row) for file, row in places])
+    logs_PK = _answers(keep.name, places).float()
+    rest_PT = _answers(f"{keep.name}.rest", places)
+    return torch.cat([logs_PK, rest_PT, _ids(keep, places)], dim=-1)
 
-    ids_PK = read(f"{keep.name}.ids").int()
-    if keep.narrow_ids:
-        ids_PK = ids_PK & np.iinfo(np.uint16).max
-    # Ids below 2^24 are exact in float32.
-    return torch.cat([read(keep.name).float(), read(f"{keep.name}.rest"), ids_PK.float()], dim=-1)
+
+def _sampled(keep: Keep, places: Sequence[Found]) -> Tensor:
+    """Return entropies and drawn ids side by side, (P, T + T K)."""
+    entropy_PT = _answers(f"{keep.name}.entropy", places)
+    return torch.cat([entropy_PT, _ids(keep, places)], dim=-1)
+
+
+def _answers(name: str, places: Sequence[Found]) -> Tensor:
+    return torch.cat([file.part(name, "answer", row) for file, row in places])
+
+
+def _ids(keep: Keep, places: Sequence[Found]) -> Tensor:
+    """Return ids of outcomes, which below 2^24 are exact in float32."""
+    ids = _answers(f"{keep.name}.ids", places).int()
+    return (ids & np.iinfo(np.uint16).max if keep.narrow_ids else ids).float()

@@ -2,11 +2,12 @@
 
 A cache keeps what terms read, so it follows from bound terms. Attention scores are kept as queries
 and keys or as they are, whichever is smaller on the rows at hand. Logits of a language model are
-its k largest outcomes and the mass of the rest; everything else is kept whole.
+its k largest outcomes and the mass of the rest, or k outcomes drawn from it; everything else is
+kept whole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from toolchain.distill.extract import Extract, Request
@@ -24,6 +25,7 @@ Unit = Literal["row", "answer", "token", "pair"]
 Kind = Literal[
     "logits",
     "largest",
+    "sampled",
     "states",
     "pooled",
     "emb",
@@ -48,7 +50,8 @@ class Keep:
     """One tensor of a cache: what it is, per what, how wide and how exact.
 
     `largest` holds k log-probabilities (fp16), their ids, and the log-mass of the rest at each of
-    `taus`; its `width` is k, its `outcomes` are all there are. `q_normed` and `k_normed` are what
+    `taus`; its `width` is k, its `outcomes` are all there are. `sampled` holds k ids drawn at each
+    of `taus`, and the entropy there. `q_normed` and `k_normed` are what
     a norm over each head makes of queries and keys before scores read them.
     """
 
@@ -68,8 +71,11 @@ class Keep:
     @property
     def bytes(self) -> int:
         """Bytes of one unit: a row, an answer, a token, or a pair of tokens."""
+        id_bytes = 2 if self.narrow_ids else 4
         if self.kind == "largest":
-            return self.width * (4 if self.outcomes <= _NARROW else 6) + 4 * len(self.taus)
+            return self.width * (2 + id_bytes) + 4 * len(self.taus)
+        if self.kind == "sampled":
+            return (self.width * id_bytes + 4) * len(self.taus)
         scale = _SCALE if self.precision == "int8" else 0
         return self.width * _BYTES[self.precision] + scale
 
@@ -121,7 +127,7 @@ class Wanted:
         for request in sorted(self.requests, key=lambda r: (r.kind, r.layer)):
             names: set[tuple[str, int]] = {(request.kind, request.layer)}
             if request.kind == "logits":
-                names.add(("largest", 0))
+                names |= {("largest", 0), ("sampled", 0)}
             if not names & kept:
                 missing.append(f"{request.kind} {request.layer or ''}".strip())
         for layer in sorted(self.scored):
@@ -192,12 +198,21 @@ def wanted_of(
 
 
 def keeps_of(
-    wanted: Wanted, spec: ModelSpec, lengths: Lengths, *, precision: Precision, top_k: int
+    wanted: Wanted,
+    spec: ModelSpec,
+    lengths: Lengths,
+    *,
+    precision: Precision,
+    top_k: int,
+    sampled: bool = False,
 ) -> tuple[Keep, ...]:
-    """Return how what is wanted is kept in the fewest bytes."""
+    """Return how what is wanted is kept in the fewest bytes; of many outcomes `top_k` are."""
     keeps: dict[tuple[str, int], Keep] = {}
     for request in wanted.requests:
-        keeps[request.kind, request.layer] = _keep(request, spec, precision, top_k, wanted.taus)
+        keep = _keep(request, spec, precision, top_k, wanted.taus)
+        if sampled and keep.kind == "largest":
+            keep = replace(keep, kind="sampled", taus=tuple(sorted(wanted.taus or {1.0})))
+        keeps[request.kind, request.layer] = keep
     for layer in wanted.scored:
         scores = Keep(
             kind="scores",

@@ -24,6 +24,7 @@ from toolchain.data.masking import IGNORED
 from toolchain.distill.capture import Captures
 from toolchain.distill.extract import Request, attn_scores
 from toolchain.errors import IntegrityError, StepError
+from toolchain.scale.draws import drawn, stored_ids
 from toolchain.scale.knowledge import Keep, Unit
 
 __all__ = ["Packed", "ShardFile", "answers_of", "key_of", "keys_of"]
@@ -109,7 +110,11 @@ class Packed:
     ) -> None:
         """Take what was captured of a batch that was padded on the right."""
         for keep in self._keeps:
-            for name, part in _laid_out(keep, captures, tokens).items():
+            if keep.kind == "sampled":
+                laid = drawn(captures.kept(Request("logits")), keep, keys, answers)
+            else:
+                laid = _laid_out(keep, captures, tokens)
+            for name, part in laid.items():
                 self._parts.setdefault(name, []).append(part.contiguous())
                 self.bytes += part.numel() * part.element_size()
         self._keep_tables(captures)
@@ -182,7 +187,7 @@ def _read(keep: Keep, captures: Captures) -> Tensor:
             return captures.attention.normed[Request("q", keep.layer)]
         case "k_normed":
             return captures.attention.normed[Request("k", keep.layer)]
-        case "largest":
+        case "largest" | "sampled":
             raise AssertionError("taken apart before")
         case kind:
             return captures.kept(Request(kind, keep.layer))
@@ -198,13 +203,9 @@ def _largest(logits_PC: Tensor, keep: Keep) -> dict[str, Tensor]:
         rests.append(torch.stack([(others_PC / t).logsumexp(-1) for t in keep.taus], dim=-1).cpu())
         values.append(top_PK.clamp(min=torch.finfo(torch.float16).min).half().cpu())
         ids.append(ids_PK.cpu())
-    ids_PK = torch.cat(ids)
-    if keep.narrow_ids:
-        # Two bytes without a sign, which torch can hardly compute with.
-        ids_PK = torch.where(ids_PK < 1 << 15, ids_PK, ids_PK - (1 << 16)).short()
     return {
         keep.name: torch.cat(values),
-        f"{keep.name}.ids": ids_PK if keep.narrow_ids else ids_PK.int(),
+        f"{keep.name}.ids": stored_ids(torch.cat(ids), keep),
         f"{keep.name}.rest": torch.cat(rests),
     }
 

@@ -156,6 +156,7 @@ def _keeps(
         lengths,
         precision=placement.states or "bf16",
         top_k=placement.top_k or TOP_K,
+        sampled=placement.logits == "sampled",
     )
     if not folder.exists:
         return keeps
@@ -230,6 +231,9 @@ def _announce(
 def _said(keep: Keep) -> str:
     if keep.kind == "largest":
         return f"the {keep.width} largest of {keep.outcomes:,} logits and the rest"
+    if keep.kind == "sampled":
+        at = ", ".join(f"{tau:g}" for tau in keep.taus)
+        return f"{keep.width} draws of {keep.outcomes:,} outcomes at tau {at}"
     size = f"{keep.bytes} bytes a {keep.unit}" if keep.unit != "pair" else f"{keep.width} heads"
     return f"{keep.name} ({keep.precision}, {size})"
 

@@ -19,9 +19,11 @@ from toolchain.models.family import family_of
 from toolchain.progress import Null
 from toolchain.scale import filling
 from toolchain.scale.cached import CachedModel
+from toolchain.scale.draws import drawn
 from toolchain.scale.filling import fill, lengths_of, missing_rows, online
 from toolchain.scale.knowledge import Keep, Precision, Wanted, keeps_of
 from toolchain.scale.ledger import CacheFolder, Identity
+from toolchain.scale.shard import answers_of, keys_of
 from toolchain.spec import ModelSpec, Task
 
 CPU = torch.device("cpu")
@@ -70,6 +72,7 @@ def stored(
     precision: Precision = "fp32",
     top_k: int = 8,
     scores: bool | None = None,
+    sampled: bool = False,
 ) -> CachedModel:
     """Fill a cache of several shards. `scores` forces or forbids keeping scores as they are."""
     monkeypatch.setattr(filling, "SHARD_BYTES", 1)
@@ -77,7 +80,9 @@ def stored(
     if scores is not None:
         pairs = 1 if scores else 1 << 40
         lengths = type(lengths)(lengths.rows, lengths.tokens, pairs, lengths.answers)
-    keeps = keeps_of(wanted, teacher.spec, lengths, precision=precision, top_k=top_k)
+    keeps = keeps_of(
+        wanted, teacher.spec, lengths, precision=precision, top_k=top_k, sampled=sampled
+    )
     folder = CacheFolder(root)
     asked = wanted.requests | {r for n in wanted.scored for r in attn_scores.requests(n)}
     with folder.writing(Null().say):
@@ -180,6 +185,31 @@ def test_the_kl_from_the_largest_logits_is_that_of_the_coarse_classes(
     kept = StoredKL(k=k, tau=tau, stored=8, temperatures=keep.taus)(student, packed, around)
     torch.testing.assert_close(kept, exact, rtol=2e-3, atol=2e-3)
     assert bool((exact <= KL(tau)(student, whole, around) + 1e-5).all())
+
+
+def test_drawn_outcomes_come_back_as_they_were_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, rows = model_of("llama", "causal_lm"), rows_of("causal_lm", "llama")
+    logits = frozenset({Request("logits")})
+    wanted = Wanted(logits, taus=frozenset({2.0, 4.0}))
+    model = stored(teacher, rows, wanted, tmp_path / "c", monkeypatch, sampled=True)
+    (keep,) = CacheFolder(model.folder).identity().keeps
+    assert (keep.kind, keep.taus, keep.width) == ("sampled", (2.0, 4.0), 8)
+    expected, found, _ = both(teacher, model, rows, logits)
+    chosen = [4, 1, 6, 0]
+    names, answers = keys_of(rows), answers_of(rows)
+    made = drawn(
+        expected.tensor(Request("logits")),
+        keep,
+        [names[i] for i in chosen],
+        [int(answers[i]) for i in chosen],
+    )
+    packed = found.tensor(Request("logits"))
+    assert packed.shape == (int(answers[chosen].sum()), 2 + 2 * 8)
+    torch.testing.assert_close(packed[:, :2], made["sampled.entropy"], rtol=1e-5, atol=1e-5)
+    # Rounding may move a draw over the edge between two outcomes, but hardly ever.
+    assert float((packed[:, 2:] == made["sampled.ids"]).float().mean()) > 0.99
 
 
 def test_a_token_takes_at_most_400_bytes_at_64_outcomes() -> None:

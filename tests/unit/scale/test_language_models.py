@@ -7,8 +7,9 @@ import torch
 
 from tests.unit.models import zoo
 from tests.unit.scale.lab import cached, filled, losses, plan_of, whole
-from toolchain.distill.objectives.sparse import StoredKL
+from toolchain.distill.objectives.sparse import SampledKL, StoredKL
 from toolchain.errors import IntegrityError, UsageError
+from toolchain.plan.cached import check_cacheable
 
 TOP = {"placement": {"top_k": 8}}
 
@@ -78,6 +79,53 @@ def test_kd_becomes_the_kl_over_the_largest_outcomes_and_the_plan_says_so(
         plan_of(teacher, task, "topk_kd", method_options=options, **reading(tmp_path))
     with pytest.raises(UsageError, match=r"keeps 8 outcomes, placement\.top_k is 16"):
         plan_of(teacher, task, "kd", "placement.top_k=16", **reading(tmp_path))
+
+
+def test_a_cache_of_all_outcomes_serves_every_temperature_and_objective(
+    teacher: Path, task: Path, tmp_path: Path
+) -> None:
+    all_of_them = "placement.top_k=50"
+    (done,) = filled(plan_of(teacher, task, "kd", all_of_them), tmp_path / "cache")
+    assert [keep.name for keep in done.keeps] == ["logits"]
+    reading_all = {"placement": {**reading(tmp_path / "cache")["placement"], "top_k": 50}}
+    for method, options in (("kd", {"kd": {"tau": 3.0}}), ("rkl", {"rkl": {"tau": 2.0}})):
+        online = plan_of(teacher, task, method, method_options=options)
+        expected = losses(online, whole(online), tmp_path / f"online-{method}")
+        read = plan_of(teacher, task, method, method_options=options, **reading_all)
+        found = losses(read, cached(read), tmp_path / f"offline-{method}")
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_kd_from_drawn_outcomes_and_what_needs_the_largest_is_refused(
+    teacher: Path, task: Path, tmp_path: Path
+) -> None:
+    drawn = ["placement.top_k=40", "placement.logits=sampled"]
+    (done,) = filled(plan_of(teacher, task, "kd", *drawn), tmp_path / "cache")
+    assert [keep.name for keep in done.keeps] == ["sampled"]
+    read = plan_of(teacher, task, "kd", **reading(tmp_path / "cache"))
+    soft = next(b for b in read.stages[0].terms if b.name == "kd/soft")
+    assert soft.objective == SampledKL(draws=40, tau=4.0, temperatures=(4.0,))
+    assert any("estimated, without bias, from 40 outcomes" in said for said in read.reasons)
+    online = plan_of(teacher, task, "kd")
+    expected = losses(online, whole(online), tmp_path / "online")
+    # The labels' part is the same; the teacher's differs by what so few draws leave to chance.
+    assert losses(read, cached(read), tmp_path / "offline") == pytest.approx(expected, rel=0.3)
+    for more, sentence in (
+        (["placement.logits=largest"], "it keeps sampled outcomes, placement.logits is largest"),
+        (["placement.top_k=16"], "keeps 40 outcomes, placement.top_k is 16"),
+        (["method_options={kd: {tau: 3.0}}"], "outcomes drawn at tau 4, a term compares at 3"),
+        (
+            ["method=topk_kd", "method_options={topk_kd: {k: 8, tau: 4.0}}"],
+            "compares the largest outcomes",
+        ),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            plan_of(teacher, task, "kd", *more, **reading(tmp_path / "cache"))
+    # And before it is made.
+    few = "method_options={topk_kd: {k: 8}}"
+    planned = plan_of(teacher, task, "topk_kd", *drawn, few)
+    with pytest.raises(UsageError, match="compares the largest outcomes"):
+        check_cacheable(planned, "a cache was asked for")
 
 
 @pytest.mark.parametrize(

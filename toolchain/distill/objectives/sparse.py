@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["StoredKL", "TopKKL"]
+__all__ = ["SampledKL", "StoredKL", "TopKKL"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,36 @@ class StoredKL(Objective):
         log_p = torch.cat([scaled[..., : self.k], rest], dim=-1).log_softmax(-1)
         log_q = log_softmax(student, self.tau, context)
         return self.tau**2 * kl_of_logs(log_p, _coarse(log_q, ids[..., : self.k].long()))
+
+
+@dataclass(frozen=True)
+class SampledKL(Objective):
+    """An estimate of the KL against a teacher of whom a cache keeps outcomes that were drawn.
+
+    The teacher's tensor holds its entropy at each of `temperatures`, then the `draws` ids drawn at
+    each: (P, temperatures + temperatures * draws). The mean of -log q over ids that were drawn
+    from p has the expectation -sum p log q, so the value has that of tau^2 KL(p || q), and its
+    gradient that of the KL's gradient (arXiv 2503.16870). A single value may be below 0. Made by
+    the plan, as `StoredKL` is.
+    """
+
+    key: ClassVar[str] = "sampled_kl"
+    distribution: ClassVar[bool] = True
+    zero_at_equality: ClassVar[bool] = False
+    draws: int = 64
+    tau: float = 1.0
+    temperatures: tuple[float, ...] = (1.0,)
+
+    def __call__(
+        self,
+        student: "Tensor",
+        teacher: "Tensor",
+        context: Context,
+        module: "Module | None" = None,  # noqa: ARG002
+    ) -> "Tensor":
+        """(P, outcomes) and (P, temperatures + temperatures * draws) -> (P,)."""
+        at, count = self.temperatures.index(self.tau), len(self.temperatures)
+        first = count + at * self.draws
+        ids = teacher[..., first : first + self.draws].long()
+        log_q = log_softmax(student, self.tau, context)
+        return self.tau**2 * (-log_q.gather(-1, ids).mean(-1) - teacher[..., at])
