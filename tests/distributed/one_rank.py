@@ -104,6 +104,8 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
     rank = os.environ.get("RANK", "0")
     work = Path(case.get("work", Path(case["out"]).with_suffix("")))
     progress = StopAt(case["stop"]) if "stop" in case else Null()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         trained = train(
             TrainingModel(model=student, family=found[0].family, spec=spec),
@@ -122,7 +124,8 @@ def run_case(case: dict[str, Any], rows: Callable[[str], Rows]) -> dict[str, Any
         return {}
     if rank == "0":
         save_file({k: v.contiguous() for k, v in student.state_dict().items()}, case["out"])
-    return {"points": trained.points, "evals": trained.evals}
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"points": trained.points, "evals": trained.evals, "gpu_bytes": peak}
 
 
 def main(file: str) -> None:

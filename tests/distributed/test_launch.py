@@ -131,6 +131,43 @@ def test_a_first_process_that_cannot_be_reached_is_said(
 
 
 @pytest.mark.slow
+def test_a_hostfile_whose_host_cannot_be_reached_is_said_by_the_launcher(
+    ranks: Ranks, command: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra [deepspeed] is not installed")
+    hosts = tmp_path / "hostfile"
+    # No name below .invalid is ever found (RFC 2606).
+    hosts.write_text("first.invalid slots=1\nsecond.invalid slots=1\n")
+    launcher = ["-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--module"]
+    out = tmp_path / "out"
+    (process,) = ranks.start([*launcher, "toolchain", *command, "-o", str(out)], 1)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "host=first.invalid was not reachable via ssh" in errors
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_first_process_killed_ends_the_others(
+    ranks: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
+) -> None:
+    command = [*words(steady, small, task_folder), "-o", str(tmp_path / "out")]
+    command += ["train.epochs=200", "train.checkpoint_seconds=0.1"]
+    first, second = ranks.start(["-m", "toolchain", *command], 2)
+    while not list(tmp_path.glob(".out.*/*/checkpoint.safetensors")):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.2)
+    first.kill()
+    died = time.monotonic()
+    _, errors = second.communicate(timeout=120)
+    first.communicate()
+    assert time.monotonic() - died < 60
+    assert second.returncode == 1
+    assert "process 1 of 2 stops: another one has ended" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(
     sharding: Ranks, steady: Path, small: Path, task_folder: Path, tmp_path: Path
 ) -> None:

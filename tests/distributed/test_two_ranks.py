@@ -144,6 +144,8 @@ def test_each_stage_of_zero_and_a_teacher_in_pieces(
 
 
 @pytest.mark.slow
+# The first of them waits for every family trained alone as well.
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("student", "teacher"), [("zero1", "zero3"), ("zero2", "whole"), ("zero3", "zero3")]
 )

@@ -37,7 +37,17 @@ from toolchain.scale.cuts import cut_params
 from toolchain.scale.hardware import Hardware
 from toolchain.spec import LANGUAGE, ModelSpec
 
-__all__ = ["BUCKET", "MOMENTS", "Budget", "Job", "Placed", "Share", "bucket_of", "budget_of"]
+__all__ = [
+    "BUCKET",
+    "CONTEXT",
+    "MOMENTS",
+    "Budget",
+    "Job",
+    "Placed",
+    "Share",
+    "bucket_of",
+    "budget_of",
+]
 
 TeacherPlace = Literal["whole", "zero3", "tensor_parallel", "offload", "streamed", "cached"]
 StudentPlace = Literal["whole", "zero1", "zero2", "zero3", "offload"]
@@ -58,9 +68,10 @@ def bucket_of(parameters: int) -> int:
 _PROCESS = 380 << 20
 # What DeepSpeed adds: its import, its engine and a step of the same tiny model.
 _DEEPSPEED = 80 << 20
-# The same with CUDA's libraries, and a context with kernels and workspaces on the GPU: what is
-# usual; no GPU was at hand to measure it.
-_PROCESS_WITH_GPU, _CONTEXT = 3 << 30, 1 << 30
+# The same with CUDA's libraries: what is usual; no GPU was at hand to measure it.
+_PROCESS_WITH_GPU = 3 << 30
+CONTEXT = 1 << 30
+"""A process's own on a GPU: its context with kernels and workspaces; usual, as well."""
 # A state is stored tensor by tensor; one in pieces is gathered for that, and put together.
 _STORED, _STORED_PIECES = 1, 3
 
@@ -225,7 +236,7 @@ def _before(job: Job, hardware: Hardware, kernels: Kernels) -> int:
         for spec in job.teachers
     )
     captured = captured_bytes(job.terms, job.student, job.teachers, batch, job.tokens, kernels)
-    return work + captured + (_CONTEXT if hardware.gpu else _PROCESS)
+    return work + captured + (CONTEXT if hardware.gpu else _PROCESS)
 
 
 def _gb(size: int) -> str:
@@ -463,7 +474,7 @@ def _process(placed: Placed, hardware: Hardware) -> list[Share]:
             )
         ]
     return [
-        Share(name="process", at=_always(_CONTEXT), formula="CUDA context, kernels, workspaces"),
+        Share(name="process", at=_always(CONTEXT), formula="CUDA context, kernels, workspaces"),
         Share(
             name="processes",
             where="host",

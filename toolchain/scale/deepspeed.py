@@ -228,6 +228,9 @@ class ZeRO:
     def _shortening(self, small: list[nn.Parameter], norm: float) -> float:
         """Return what gradients are multiplied by, so that all of them together keep to `norm`."""
         squares = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        if self._offloaded and squares.is_cuda:
+            # DeepSpeed sends gradients to host memory without waiting for them to arrive.
+            torch.cuda.synchronize(squares.device)
         for number in sorted(self._moved):
             for piece in self._gradient(number):
                 squares += piece.detach().double().square().sum()
