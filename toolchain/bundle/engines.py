@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import UsageError
+from toolchain.onnx_pair import data_of
 
 __all__ = ["ENGINES", "Engine", "engine_of"]
 
@@ -54,9 +55,12 @@ class Engine:
     def files(self, model: Path) -> dict[Path, str]:
         """Return the files of a model by where they lie, with their names in a bundle."""
         ours = Path(self.model)
+        # A graph calls its weights by name, so they keep theirs.
+        weights = (path for path in (data_of(model),) if path.is_file())
         return {
             model: self.model,
             **{model.with_suffix(s): ours.with_suffix(s).name for s in self.beside},
+            **{path: path.name for path in weights},
         }
 
     def adapted(self, text: str) -> str:

@@ -12,6 +12,7 @@ from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.export.tokenizer import write_vocabulary
 from toolchain.models.loading import load_model
 from toolchain.models.sentence import FILES
+from toolchain.onnx_pair import bytes_of, data_of
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
 from toolchain.spec import Task
@@ -37,7 +38,8 @@ def export(draft: Draft, *, source: Path) -> None:
     plain = target.with_name("plain.onnx")
     signature = exporters.get(ONNX).write(Source(model=lambda: model), plain, "fp32")
     passes_done = simplify(plain, target)
-    plain.unlink()
+    for left in (plain, data_of(plain)):
+        left.unlink(missing_ok=True)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     _describe(draft.folder, task, FP32_FILE)
     if (draft.folder / "tokenizer.json").is_file():
@@ -46,7 +48,7 @@ def export(draft: Draft, *, source: Path) -> None:
     draft.facts.update(
         task=task,
         file=FP32_FILE,
-        bytes=target.stat().st_size,
+        bytes=bytes_of(target),
         inputs=list(signature.inputs),
         opset=signature.opset,
         passes={facts.name: facts.changed for facts in passes_done},
@@ -67,7 +69,7 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     _describe(draft.folder, task_of(source), file)
     draft.format, draft.precision = "onnx", precision
     draft.facts.update(
-        file=file, bytes=target.stat().st_size, changed=done.changed, notes=list(done.notes)
+        file=file, bytes=bytes_of(target), changed=done.changed, notes=list(done.notes)
     )
 
 
