@@ -111,7 +111,7 @@ def build(
 def _program(out: Path, about: About) -> tuple[Callable[[Path], Shipped], type[Exception]]:
     """Return what opens the bundle and what that raises: its own script's where it was changed."""
     form = about.form
-    if not about.engine.opener:
+    if not about.engine.adapts:
         return form.open, form.damaged
     names = runpy.run_path(str(out / form.script))
     return names[form.name], names["BundleError"]

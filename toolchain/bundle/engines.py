@@ -26,6 +26,13 @@ def _openvino_names(path: Path) -> tuple[list[str], list[str]]:
     return [port.any_name for port in model.inputs], [port.any_name for port in model.outputs]
 
 
+def _ort_names(path: Path) -> tuple[list[str], list[str]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()]
+
+
 def _litert_names(path: Path) -> tuple[list[str], list[str]]:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -52,6 +59,11 @@ class Engine:
     names: Callable[[Path], tuple[list[str], list[str]]] | None = None
     imports: str = ""
 
+    @property
+    def adapts(self) -> bool:
+        """Return whether scripts are other than they are written."""
+        return self.model != _MODEL
+
     def files(self, model: Path) -> dict[Path, str]:
         """Return the files of a model by where they lie, with their names in a bundle."""
         ours = Path(self.model)
@@ -65,9 +77,7 @@ class Engine:
 
     def adapted(self, text: str) -> str:
         """Return a script, or a text about it, as it is for this engine."""
-        if not self.opener:
-            return text
-        if f"def {_OPENER}(" in text:
+        if self.opener and f"def {_OPENER}(" in text:
             old = next(_definitions(text, (_OPENER,)))
             text = text.replace(old, "\n\n\n".join(_definitions(_source(self.opener))))
         if self.imports:
@@ -90,6 +100,15 @@ def _definitions(source: str, names: tuple[str, ...] = ()) -> Iterator[str]:
 # instruction on Cortex-A53 and A72.
 ENGINES: Mapping[str, Engine] = {
     "onnx": Engine(package=_PACKAGE, requirement=_PACKAGE, minimum="1.22.1", model=_MODEL),
+    # The same runtime; a file with this suffix is known by it.
+    "ort": Engine(
+        package=_PACKAGE,
+        requirement=_PACKAGE,
+        minimum="1.22.1",
+        model="model.ort",
+        beside=(".required_operators.config", ".required_operators_and_types.config"),
+        names=_ort_names,
+    ),
     "openvino": Engine(
         package="openvino",
         requirement="openvino",

@@ -57,8 +57,9 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a format starts from: the trained model, and the fp32 ONNX file that was made of it.
+    """What a format starts from: the trained model, and the ONNX file that was made of it.
 
+    That is the fp32 one, or for a format that `converts` the one of the precision asked for.
     `model` loads it when asked, `texts` are rows of training data for precisions that look at
     some, `max_tokens` is the longest row that will be read.
     """
@@ -83,6 +84,7 @@ class Exporter:
     `files` holds for each precision the file in the folder of a model that a runtime opens; one of
     the same stem with a suffix in `beside` belongs to each. `packages` must be importable, `extra`
     brings them. `calibrated` precisions look at texts first. `tasks` left out are not expressible.
+    One that `converts` makes each precision from the ONNX file in the same one.
     """
 
     runtime: str
@@ -93,6 +95,7 @@ class Exporter:
     extra: str = ""
     calibrated: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = ()
+    converts: bool = False
 
     def missing(self) -> tuple[str, ...]:
         """Return the packages that are not installed here; imports none of them."""

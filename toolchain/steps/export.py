@@ -89,8 +89,12 @@ def convert(
     exported: Path,
     max_tokens: int,
     calibration: Calibration = (),
+    onnx: Path | None = None,
 ) -> None:
-    """Write the model of folder `trained`, and of `exported` as fp32 ONNX, in another format."""
+    """Write the model of folder `trained`, and of `exported` as fp32 ONNX, in another format.
+
+    `onnx` is the file in the same precision, for a format that converts it.
+    """
     exporter = exporters.get(format)
     if precision not in exporter.files:
         raise UsageError(
@@ -102,7 +106,7 @@ def convert(
     target.parent.mkdir(parents=True)
     source = Source(
         model=lambda: load_model(trained, task_of(trained)),
-        onnx=exported / FP32_FILE,
+        onnx=onnx or exported / FP32_FILE,
         texts=calibration,
         max_tokens=max_tokens,
     )
