@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import UsageError
+from toolchain.export.exporter import exporters
 from toolchain.onnx_pair import data_of
 
 __all__ = ["ENGINES", "Engine", "engine_of"]
@@ -132,6 +133,8 @@ ENGINES: Mapping[str, Engine] = {
 
 def engine_of(format: str) -> Engine:
     """Return what runs a format in bundles. Raises UsageError where none can be made."""
-    if format not in ENGINES:
+    known = format not in ENGINES and format in exporters.names()
+    name = exporters.get(format).engine if known else format
+    if name not in ENGINES:
         raise UsageError(f"no bundle can be made of {format}, only of {', '.join(ENGINES)}")
-    return ENGINES[format]
+    return ENGINES[name]

@@ -15,7 +15,8 @@ __all__ = ["run"]
 def run(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.", metavar="DIR")],
     format: Annotated[
-        str, typer.Option("--format", help="onnx, openvino, litert or ort.", metavar="NAME")
+        str,
+        typer.Option("--format", help="onnx, openvino, litert, ort or optimum.", metavar="NAME"),
     ] = "onnx",
     precision: Annotated[
         str, typer.Option("--precision", help="Of another format than onnx.", metavar="NAME")

@@ -26,7 +26,7 @@ _USUAL_TOKENS = 32
 _SHORT_NAME = 20
 
 _ROLES = ("teacher", "baseline", "student")
-_FORMATS = ("torch", "onnx", "openvino", "litert", "ort")
+_FORMATS = ("torch", "onnx", "openvino", "litert", "ort", "optimum")
 _PRECISIONS = (
     "fp32",
     "bf16",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
-from toolchain.export.exporter import ONNX, Source, exporters
+from toolchain.export.exporter import ONNX, Signature, Source, exporters
 from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.export.tokenizer import write_vocabulary
 from toolchain.models.loading import load_model
@@ -15,6 +15,7 @@ from toolchain.models.sentence import FILES
 from toolchain.onnx_pair import bytes_of, data_of
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
+from toolchain.room import EXPORTING, QUANTISING, check_room, weights_of
 from toolchain.spec import Task
 from toolchain.steps.folders import task_of
 from toolchain.steps.variants import FP32_FILE, onnx_file
@@ -31,12 +32,12 @@ _TOKENIZER = (
 
 def export(draft: Draft, *, source: Path) -> None:
     """Write the model in folder `source` as ONNX, with its configuration and tokenizer."""
+    check_room(weights_of(source), EXPORTING, f"{source}: exporting it")
     task = task_of(source)
-    model = load_model(source, task)
     target = draft.folder / FP32_FILE
     target.parent.mkdir(parents=True)
     plain = target.with_name("plain.onnx")
-    signature = exporters.get(ONNX).write(Source(model=lambda: model), plain, "fp32")
+    signature, parameters = _traced(source, task, plain)
     passes_done = simplify(plain, target)
     for left in (plain, data_of(plain)):
         left.unlink(missing_ok=True)
@@ -52,8 +53,18 @@ def export(draft: Draft, *, source: Path) -> None:
         inputs=list(signature.inputs),
         opset=signature.opset,
         passes={facts.name: facts.changed for facts in passes_done},
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
     )
+
+
+def _traced(source: Path, task: Task, out: Path) -> tuple[Signature, int]:
+    """Write the plain graph; return how it is called, and the parameters of the model.
+
+    What was loaded is gone when the passes begin, which hold the weights twice.
+    """
+    model = load_model(source, task)
+    signature = exporters.get(ONNX).write(Source(model=lambda: model), out, "fp32")
+    return signature, sum(p.numel() for p in model.parameters())
 
 
 def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibration = ()) -> None:
@@ -61,6 +72,7 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     parent = source / FP32_FILE
     if not parent.is_file():
         raise UsageError(f"{source}: holds no {FP32_FILE}", "give a folder written by export")
+    check_room(bytes_of(parent), QUANTISING, f"{source}: quantising it")
     file = onnx_file(precision)
     target = draft.folder / file
     target.parent.mkdir(parents=True)

@@ -11,10 +11,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from onnxruntime.tools.ort_format_model import create_config_from_models
-
 from toolchain.artifact import write_atomic, writing_atomic
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
@@ -28,16 +24,7 @@ _MAX_BYTES = 2**31 - 2**24
 # Fused operators of this level have kernels for every CPU, each of which picks its instructions
 # when it runs. The level above, `all`, lays weights out in blocks as wide as the vectors of the CPU
 # it is converted on: a file made on x86 would not load on ARM.
-_LEVEL = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-_REFUSED = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
+_LEVEL = "ORT_ENABLE_EXTENDED"
 
 
 def _write(source: Source, out: Path, precision: str) -> Signature:
@@ -62,15 +49,27 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
 
 
 def _converted(onnx: Path, out: Path) -> Signature:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+    refused = (
+        ort_errors.EPFail,
+        ort_errors.Fail,
+        ort_errors.InvalidArgument,
+        ort_errors.InvalidGraph,
+        ort_errors.InvalidProtobuf,
+        ort_errors.NotImplemented,
+        ort_errors.RuntimeException,
+    )
     options = ort.SessionOptions()
-    options.graph_optimization_level = _LEVEL
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVEL)
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.save_model_format", "ORT")
     try:
         session = ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
-    except _REFUSED as error:
+    except refused as error:
         reason = " ".join(str(error).split())[:300]
         raise StepError(f"{onnx}: onnxruntime cannot convert it: {reason}") from None
     values = (*session.get_inputs(), *session.get_outputs())
@@ -87,6 +86,8 @@ def _converted(onnx: Path, out: Path) -> Signature:
 
 def _listed(model: Path, *, types: bool) -> str:
     """Return the operators of an .ort file as a build reads them, without where it lay."""
+    from onnxruntime.tools.ort_format_model import create_config_from_models
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "operators.config"
         with warnings.catch_warnings():
