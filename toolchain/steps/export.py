@@ -15,10 +15,10 @@ from toolchain.models.sentence import FILES
 from toolchain.onnx_pair import bytes_of, data_of
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
-from toolchain.room import EXPORTING, QUANTISING, check_room, weights_of
+from toolchain.room import CALIBRATING, EXPORTING, QUANTISING, check_room, weights_of
 from toolchain.spec import Task
 from toolchain.steps.folders import task_of
-from toolchain.steps.variants import FP32_FILE, onnx_file
+from toolchain.steps.variants import FP32_FILE, onnx_file, onnx_files
 
 __all__ = ["convert", "export", "quantize"]
 
@@ -71,8 +71,14 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     """Write the fp32 ONNX model in folder `source` in a precision, the rest copied along."""
     parent = source / FP32_FILE
     if not parent.is_file():
+        for name in onnx_files(source):
+            raise UsageError(
+                f"{source}: quantising twice: it holds {name}, and no fp32 model",
+                "give the fp32 model it was made from",
+            )
         raise UsageError(f"{source}: holds no {FP32_FILE}", "give a folder written by export")
-    check_room(bytes_of(parent), QUANTISING, f"{source}: quantising it")
+    times = CALIBRATING if precisions.get(precision).calibrated else QUANTISING
+    check_room(bytes_of(parent), times, f"{source}: quantising it")
     file = onnx_file(precision)
     target = draft.folder / file
     target.parent.mkdir(parents=True)

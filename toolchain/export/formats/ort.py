@@ -110,8 +110,6 @@ exporter = Exporter(
         "int8_reduced": "ort/model_int8_reduced.ort",
     },
     beside=(_OPERATORS, _TYPES),
-    # Of the runtime's own requirements, the one that reads the lists' types.
-    packages=("flatbuffers",),
     calibrated=("int8_smooth", "int8_static"),
     tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
     converts=True,
