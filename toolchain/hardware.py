@@ -14,6 +14,7 @@ __all__ = [
     "cores",
     "cpu_flags",
     "flops_per_s",
+    "free_bytes",
     "gpu_bytes",
     "has_cuda",
     "memory_bytes",
@@ -32,6 +33,11 @@ def cores() -> int:
 def memory_bytes() -> int:
     """Return the bytes of memory installed."""
     return int(psutil.virtual_memory().total)
+
+
+def free_bytes() -> int:
+    """Return the bytes of memory that can be taken without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def cpu_flags() -> frozenset[str]:

@@ -165,6 +165,10 @@ class Run:
     def _convert(self, format: str, precision: str, trained: Artifact, exported: Artifact) -> None:
         plan, inputs = self.plan, {"student": exported.digest, "trained": trained.digest}
         looks = precision in exporters.get(format).calibrated
+        onnx: Path | None = None
+        if exporters.get(format).converts and precision != FP32:
+            same = self.log.done[f"student-{precision}"].artifact
+            inputs["same"], onnx, looks = same.digest, same.path(onnx_file(precision)), False
 
         def write(draft: Draft, _: Path) -> None:
             convert(
@@ -175,6 +179,7 @@ class Run:
                 exported=exported.root,
                 max_tokens=plan.max_tokens,
                 calibration=self._texts(exported) if looks else (),
+                onnx=onnx,
             )
 
         if looks:

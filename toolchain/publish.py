@@ -8,6 +8,7 @@ from pathlib import Path
 from toolchain import __version__
 from toolchain.artifact import file_sha256, out_of_disk, write_atomic
 from toolchain.export.exporter import exporters
+from toolchain.onnx_pair import DATA_SUFFIX
 from toolchain.plan import Plan
 from toolchain.progress import Progress
 from toolchain.report.renderers import RENDERERS
@@ -32,8 +33,9 @@ def publish(
     """
     for folder in (*exporters.names(), "bundles"):
         _remove_others(output / folder, {output / name for name in files})
-    for name, source in files.items():
-        _copy(source, output / name)
+    # Weights first, so that their graph is there when it is whole.
+    for name in sorted(files, key=lambda name: not name.endswith(DATA_SUFFIX)):
+        _copy(files[name], output / name)
     (output / "report").mkdir(exist_ok=True)
     write(report, output / "report")
     write_atomic(output / "README.md", RENDERERS.get("card")(report))
@@ -45,6 +47,9 @@ def _copy(source: Path, target: Path) -> None:
     if target.is_file() and file_sha256(target) == file_sha256(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.name.endswith(DATA_SUFFIX):
+        # No graph stands beside weights that are not its own, whenever this is cut off.
+        target.with_name(target.name.removesuffix(DATA_SUFFIX)).unlink(missing_ok=True)
     aside = target.with_name(f".{target.name}.aside")
     try:
         shutil.copyfile(source, aside)

@@ -33,7 +33,8 @@ class ModelFile:
     """What the model's file declares: its digest, size, versions and the names it takes and gives.
 
     `opset` and `ir_version` are 0 where a format has none. Two outputs stand in `output` with a
-    blank between them. `width` is that of the vectors it gives, 0 where it gives answers.
+    blank between them. `width` is that of the vectors it gives, 0 where it gives answers. `weights`
+    is the file beside it that it keeps them in, if any.
     """
 
     sha256: str
@@ -43,6 +44,7 @@ class ModelFile:
     inputs: tuple[str, ...]
     output: str
     width: int = 0
+    weights: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,7 @@ class About:
                 "opset": self.model.opset,
                 "ir_version": self.model.ir_version,
                 **({"width": self.model.width} if self.form.vector else {}),
+                **({"weights": self.model.weights} if self.model.weights else {}),
             },
             "runtime": {
                 "name": self.engine.package,

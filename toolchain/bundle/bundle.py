@@ -23,6 +23,7 @@ from toolchain.errors import IntegrityError, UsageError
 from toolchain.export.answers import ENDS
 from toolchain.measurement import Measurement, Metric
 from toolchain.models.loading import load_tokenizer
+from toolchain.onnx_file import check_weights
 from toolchain.recipe import DataTask
 from toolchain.target import Target
 
@@ -114,7 +115,7 @@ def build(
 def _program(out: Path, about: About) -> tuple[Callable[[Path], Shipped], type[Exception]]:
     """Return what opens the bundle and what that raises: its own script's where it was changed."""
     form = about.form
-    if not about.engine.opener:
+    if not about.engine.adapts:
         return form.open, form.damaged
     names = runpy.run_path(str(out / form.script))
     return names[form.name], names["BundleError"]
@@ -166,8 +167,7 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
         proto = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
         raise UsageError(f"{path}: not an ONNX file: {error}") from None
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
-        raise UsageError(f"{path}: keeps weights in another file", "export it as one file")
+    weights = check_weights(path, proto)
     if proto.ir_version > _MAX_IR_VERSION:
         raise UsageError(
             f"{path}: ONNX IR version {proto.ir_version}, but onnxruntime "
@@ -187,7 +187,8 @@ def _inspect(path: Path, digest: str, form: Form, format: str) -> ModelFile:
     axes = given.type.tensor_type.shape.dim
     return ModelFile(
         sha256=found,
-        file_bytes=path.stat().st_size,
+        file_bytes=sum(file.stat().st_size for file in (path, weights) if file),
+        weights=weights.name if weights else "",
         opset=max(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
         inputs=tuple(own),

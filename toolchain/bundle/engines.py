@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import UsageError
+from toolchain.export.exporter import exporters
+from toolchain.onnx_pair import data_of
 
 __all__ = ["ENGINES", "Engine", "engine_of"]
 
@@ -23,6 +25,13 @@ def _openvino_names(path: Path) -> tuple[list[str], list[str]]:
 
     model = openvino.Core().read_model(path)
     return [port.any_name for port in model.inputs], [port.any_name for port in model.outputs]
+
+
+def _ort_names(path: Path) -> tuple[list[str], list[str]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()]
 
 
 def _litert_names(path: Path) -> tuple[list[str], list[str]]:
@@ -51,19 +60,25 @@ class Engine:
     names: Callable[[Path], tuple[list[str], list[str]]] | None = None
     imports: str = ""
 
+    @property
+    def adapts(self) -> bool:
+        """Return whether scripts are other than they are written."""
+        return self.model != _MODEL
+
     def files(self, model: Path) -> dict[Path, str]:
         """Return the files of a model by where they lie, with their names in a bundle."""
         ours = Path(self.model)
+        # A graph calls its weights by name, so they keep theirs.
+        weights = (path for path in (data_of(model),) if path.is_file())
         return {
             model: self.model,
             **{model.with_suffix(s): ours.with_suffix(s).name for s in self.beside},
+            **{path: path.name for path in weights},
         }
 
     def adapted(self, text: str) -> str:
         """Return a script, or a text about it, as it is for this engine."""
-        if not self.opener:
-            return text
-        if f"def {_OPENER}(" in text:
+        if self.opener and f"def {_OPENER}(" in text:
             old = next(_definitions(text, (_OPENER,)))
             text = text.replace(old, "\n\n\n".join(_definitions(_source(self.opener))))
         if self.imports:
@@ -86,6 +101,15 @@ def _definitions(source: str, names: tuple[str, ...] = ()) -> Iterator[str]:
 # instruction on Cortex-A53 and A72.
 ENGINES: Mapping[str, Engine] = {
     "onnx": Engine(package=_PACKAGE, requirement=_PACKAGE, minimum="1.22.1", model=_MODEL),
+    # The same runtime; a file with this suffix is known by it.
+    "ort": Engine(
+        package=_PACKAGE,
+        requirement=_PACKAGE,
+        minimum="1.22.1",
+        model="model.ort",
+        beside=(".required_operators.config", ".required_operators_and_types.config"),
+        names=_ort_names,
+    ),
     "openvino": Engine(
         package="openvino",
         requirement="openvino",
@@ -109,6 +133,8 @@ ENGINES: Mapping[str, Engine] = {
 
 def engine_of(format: str) -> Engine:
     """Return what runs a format in bundles. Raises UsageError where none can be made."""
-    if format not in ENGINES:
+    known = format not in ENGINES and format in exporters.names()
+    name = exporters.get(format).engine if known else format
+    if name not in ENGINES:
         raise UsageError(f"no bundle can be made of {format}, only of {', '.join(ENGINES)}")
-    return ENGINES[format]
+    return ENGINES[name]

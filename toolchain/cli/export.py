@@ -15,7 +15,8 @@ __all__ = ["run"]
 def run(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.", metavar="DIR")],
     format: Annotated[
-        str, typer.Option("--format", help="onnx, openvino or litert.", metavar="NAME")
+        str,
+        typer.Option("--format", help="onnx, openvino, litert, ort or optimum.", metavar="NAME"),
     ] = "onnx",
     precision: Annotated[
         str, typer.Option("--precision", help="Of another format than onnx.", metavar="NAME")
@@ -29,7 +30,7 @@ def run(
         str | None,
         typer.Option(
             "--data",
-            help="Task data: read for int8 of openvino, and to prove the text file.",
+            help="Task data: for precisions that look at texts, and to prove the text file.",
             metavar="DIR|FILE",
         ),
     ] = None,
@@ -74,10 +75,12 @@ def run(
     if data is not None and not looks and not inside:
         raise UsageError("--data is not read by this export", "drop it")
     from toolchain.artifact import Draft
+    from toolchain.optimize.precision import FP32
     from toolchain.steps.calibrate import calibration_rows
-    from toolchain.steps.export import convert, export
+    from toolchain.steps.export import convert, export, quantize
     from toolchain.steps.folders import data_for, labels_of, max_tokens_of
     from toolchain.steps.inside import put_beside_or_inside, said_of, task_rows
+    from toolchain.steps.variants import onnx_file
 
     inputs, task = folder_digests(model=model), None
     if data is not None:
@@ -89,6 +92,11 @@ def run(
             tokens = max_tokens_of(model)
             export(Draft(work / "onnx"), source=model)
             rows = calibration_rows(model, task, max_tokens=tokens, seed=0) if task else ()
+            same = None
+            if exporter.converts and precision != FP32:
+                quantized = Draft(work / "quantized")
+                quantize(quantized, source=work / "onnx", precision=precision, calibration=rows)
+                same = quantized.folder / onnx_file(precision)
             convert(
                 draft,
                 format=format,
@@ -97,6 +105,7 @@ def run(
                 exported=work / "onnx",
                 max_tokens=tokens,
                 calibration=rows,
+                onnx=same,
             )
             return
         export(draft, source=model)

@@ -57,8 +57,9 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a format starts from: the trained model, and the fp32 ONNX file that was made of it.
+    """What a format starts from: the trained model, and the ONNX file that was made of it.
 
+    That is the fp32 one, or for a format that `converts` the one of the precision asked for.
     `model` loads it when asked, `texts` are rows of training data for precisions that look at
     some, `max_tokens` is the longest row that will be read.
     """
@@ -82,7 +83,10 @@ class Exporter:
 
     `files` holds for each precision the file in the folder of a model that a runtime opens; one of
     the same stem with a suffix in `beside` belongs to each. `packages` must be importable, `extra`
-    brings them. `calibrated` precisions look at texts first. `tasks` left out are not expressible.
+    brings them in the versions of `constraints`. `calibrated` precisions look at texts first.
+    `tasks` left out are not expressible. One that `converts` makes each precision from the ONNX
+    file in the same one. `engine` is the format whose files these are to a bundle, where that is
+    another.
     """
 
     runtime: str
@@ -93,10 +97,13 @@ class Exporter:
     extra: str = ""
     calibrated: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = ()
+    converts: bool = False
+    engine: str = ""
+    constraints: str = "constraints.txt"
 
     def missing(self) -> tuple[str, ...]:
         """Return the packages that are not installed here; imports none of them."""
-        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        return tuple(name for name in self.packages if not _is_there(name))
 
     def check_installed(self, name: str) -> None:
         """Raise UsageError, naming the extra, where a package of the format `name` is missing."""
@@ -104,8 +111,18 @@ class Exporter:
         if missing:
             raise UsageError(
                 f"format {name} needs {', '.join(missing)}, not installed here",
-                f"pip install -c constraints.txt 'toolchain[{self.extra}]'",
+                f"pip install -c {self.constraints} 'toolchain[{self.extra}]'"
+                if self.extra
+                else "install what its package asks for",
             )
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        # What it would lie in is missing, too.
+        return False
 
 
 exporters: Registry[Exporter] = Registry("exporter", "toolchain.export.formats", "exporter")

@@ -22,6 +22,7 @@ from toolchain.export.strange import strange_texts
 from toolchain.export.text_graph import TEXT, text_graph
 from toolchain.export.tokenizer import PROBES
 from toolchain.models.loading import load_tokenizer
+from toolchain.onnx_pair import data_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -58,6 +59,8 @@ def put_inside(
     Raises UsageError, whose message says why, where the graph would not read as the tokenizer does.
     """
     check_extensions()
+    if data_of(model).is_file():
+        raise UsageError(f"the model is no single file: its weights lie in {data_of(model).name}")
     texts = len(rows[0]) if rows else 1
     reading = read_reading(tokenizer)
     reference = load_tokenizer(tokenizer)

@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from toolchain.optimize.graph import read_proto
+from toolchain.onnx_file import read_model, size_of, write_model
+from toolchain.onnx_pair import one_file_bytes
 from toolchain.optimize.products import check, finish, fold_transposes, stacked
 from toolchain.optimize.transform import PassFacts
 
@@ -30,16 +31,19 @@ def dynamic(
     # Otherwise it advises, through the root logger, a preprocessing that these graphs had.
     onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder) / "model.onnx"
+        aside, given = Path(folder) / "model.onnx", Path(folder) / "given.onnx"
+        # Of a model in memory it makes a copy first.
+        write_model(proto, given)
         quantize_dynamic(
-            proto,
+            given,
             aside,
             per_channel=True,
             weight_type=QuantType.QInt8,
             reduce_range=reduced,
+            use_external_data_format=size_of(proto) > one_file_bytes(),
             nodes_to_exclude=[*stacked(proto.graph), *_scales(proto.graph), *keep],
         )
-        return read_proto(aside)
+        return read_model(aside)
 
 
 def _scales(graph: onnx.GraphProto) -> list[str]:
@@ -60,9 +64,9 @@ def write_dynamic(source: Path, out: Path, *, name: str, reduced: bool) -> PassF
     The outputs move: whether too far is for the gates to say, on real data. Raises UsageError for
     a file that is not whole ONNX, is quantised already, or has nothing to quantise.
     """
-    proto = read_proto(source)
+    proto = read_model(source)
     check(proto, source)
-    before = (len(proto.graph.node), proto.ByteSize())
+    before = (len(proto.graph.node), size_of(proto))
     fold_transposes(proto.graph)
     result = dynamic(proto, reduced=reduced)
     return finish(name, before, result, out, changed=count(result))

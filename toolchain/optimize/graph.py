@@ -1,78 +1,26 @@
-"""ONNX graphs in memory: read, matched, rewritten, and written back without leftovers."""
+"""ONNX graphs in memory: matched, rewritten, and left without leftovers."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx.external_data_helper import load_external_data_for_model
-
-from toolchain.artifact import write_atomic
-from toolchain.errors import UsageError
 
 __all__ = [
-    "MAX_BYTES",
     "Builder",
     "ancestors",
     "constant",
     "is_rowwise",
     "made_by",
-    "read_proto",
     "sole_user",
     "tidy",
     "to_proto",
-    "write_proto",
 ]
-
-MAX_BYTES = 2**31 - 1
-"""What a protobuf message, and so one .onnx file, can hold."""
 
 # Ops on (..., D) tensors whose every row of the output depends on that row of the inputs only.
 _UNARY = frozenset({"Cast", "Erf", "Gelu", "Identity", "Relu", "Sigmoid", "Sqrt", "Tanh"})
 _BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
-
-
-def read_proto(path: Path) -> onnx.ModelProto:
-    """Read and check one .onnx file, with the weights that lie in files beside it, if any.
-
-    Raises UsageError for anything else, and for a model larger than one file can hold.
-    """
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-        if any(t.data_location == t.EXTERNAL for t in proto.graph.initializer):
-            _gather_weights(proto, path)
-        _refuse_large(proto.ByteSize(), path)
-        onnx.checker.check_model(proto)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UsageError(f"{path}: not a whole ONNX file: {reason}") from None
-    return proto
-
-
-def _gather_weights(proto: onnx.ModelProto, path: Path) -> None:
-    """Read what lies in files beside `path`; none outside its folder is opened."""
-    sizes = (
-        int(entry.value)
-        for tensor in proto.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "length"
-    )
-    _refuse_large(proto.ByteSize() + sum(sizes), path)
-    load_external_data_for_model(proto, str(path.parent))
-
-
-def _refuse_large(size: int, path: Path) -> None:
-    if size > MAX_BYTES:
-        raise UsageError(
-            f"{path}: the model has {size} bytes, one ONNX file holds at most {MAX_BYTES}",
-            "distil to a smaller student first",
-        )
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -80,15 +28,6 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     proto: onnx.ModelProto = ir.to_proto(model)
     del proto.graph.value_info[:]
     return proto
-
-
-def write_proto(proto: onnx.ModelProto, out: Path) -> None:
-    """Write a model as one file; equal models give equal bytes.
-
-    Raises UsageError for one that is larger than a file can hold.
-    """
-    _refuse_large(proto.ByteSize(), out)
-    write_atomic(out, proto.SerializeToString(deterministic=True))
 
 
 def tidy(model: ir.Model) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from toolchain.errors import UsageError
-from toolchain.optimize.graph import read_proto, write_proto
+from toolchain.onnx_file import read_model, size_of, write_model
 from toolchain.optimize.transform import PassFacts
 
 __all__ = [
@@ -49,7 +49,7 @@ def read_products(source: Path) -> onnx.ModelProto:
     Raises UsageError for a file that is not whole ONNX, is in fewer bits already, or has nothing to
     quantise.
     """
-    proto = read_proto(source)
+    proto = read_model(source)
     check(proto, source)
     fold_transposes(proto.graph)
     _split_gemms(proto.graph)
@@ -174,20 +174,20 @@ def finish(
 
     `source` is the model it was made from, or its nodes and bytes where that is gone.
     """
-    before = source if isinstance(source, tuple) else (len(source.graph.node), source.ByteSize())
+    before = source if isinstance(source, tuple) else (len(source.graph.node), size_of(source))
     _drop_unread(result.graph)
     del result.metadata_props[:]
     del result.graph.value_info[:]
     result.producer_name = "toolchain"
     result.ClearField("producer_version")
-    write_proto(result, out)
+    write_model(result, out)
     return PassFacts(
         name=name,
         changed=changed,
         nodes_before=before[0],
         nodes_after=len(result.graph.node),
         bytes_before=before[1],
-        bytes_after=result.ByteSize(),
+        bytes_after=size_of(result),
         notes=tuple(notes),
     )
 

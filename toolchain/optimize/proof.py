@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from toolchain.errors import IntegrityError
+from toolchain.optimize.opened import opened
 
 __all__ = ["TOLERANCE", "check_equal"]
 
@@ -51,13 +51,7 @@ def check_equal(source: onnx.ModelProto, result: onnx.ModelProto, *, where: str)
 
 
 def _answers(proto: onnx.ModelProto, feeds: Sequence[Feed]) -> list[list[np.ndarray]]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = opened(proto, optimised=False)
     return [list(map(np.asarray, session.run(None, feed))) for feed in feeds]
 
 

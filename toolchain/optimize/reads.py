@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from toolchain.errors import UsageError
-from toolchain.optimize.graph import read_proto
+from toolchain.onnx_file import read_model
+from toolchain.optimize.opened import opened
 
 __all__ = ["Multiplies", "Reads", "read_products"]
 
@@ -44,7 +44,7 @@ def read_products(path: Path) -> Reads:
 
     Raises UsageError for a product that is given neither all tokens nor one.
     """
-    proto = read_proto(path)
+    proto = read_model(path)
     held = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     for node in proto.graph.node:
         if node.op_type == "Transpose" and node.input[0] in held:
@@ -91,12 +91,7 @@ def _rows_given(proto: onnx.ModelProto, names: list[str]) -> dict[str, int]:
     watched.CopyFrom(proto)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = opened(watched)
     ones = np.ones((1, _TOKENS), dtype=np.int64)
     feed = {
         node.name: ones if node.name == "attention_mask" else np.zeros_like(ones)

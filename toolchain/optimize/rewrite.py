@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from toolchain.optimize.graph import read_proto, tidy, to_proto, write_proto
+from toolchain.onnx_file import read_model, size_of, write_model
+from toolchain.optimize.graph import tidy, to_proto
 from toolchain.optimize.proof import check_equal
 from toolchain.optimize.transform import PassFacts
 
@@ -23,12 +24,12 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
     Raises UsageError for a file that is not ONNX, IntegrityError when the outputs moved by more
     than rounding.
     """
-    proto = read_proto(source)
+    proto = read_model(source)
     model: ir.Model = ir.from_proto(proto)
     facts = []
     result = proto
     for name, rewrite in rewrites.items():
-        nodes, size = len(result.graph.node), result.ByteSize()
+        nodes, size = len(result.graph.node), size_of(result)
         changed = rewrite(model)
         if changed:
             tidy(model)
@@ -40,10 +41,10 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
                 nodes_before=nodes,
                 nodes_after=len(result.graph.node),
                 bytes_before=size,
-                bytes_after=result.ByteSize(),
+                bytes_after=size_of(result),
             )
         )
     if result is not proto:
         check_equal(proto, result, where=str(source))
-    write_proto(result, out)
+    write_model(result, out)
     return tuple(facts)

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from toolchain.errors import UsageError
+from toolchain.optimize.opened import opened
 from toolchain.optimize.precision import Calibration
 
 __all__ = ["Asked", "Flow", "Texts", "answers", "closeness", "flows", "split"]
@@ -89,7 +90,7 @@ class Asked:
     """A graph opened once and asked many times."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
-        self._session = _open(proto)
+        self._session = opened(proto)
         names = [value.name for value in proto.graph.output]
         # Of a question two outputs, its answer's begin and end, are one.
         both = [name for name in names if name in ("start_logits", "end_logits")]
@@ -127,7 +128,7 @@ def flows(proto: onnx.ModelProto, names: Sequence[str], rows: Calibration) -> di
         for name in names
         if name not in own
     )
-    session = _open(watched)
+    session = opened(watched)
     parts: dict[str, list[tuple[Array, Array, Array]]] = {name: [] for name in names}
     for feed in _feeds(session, rows, {}):
         for name, values in zip(names, session.run(list(names), feed), strict=True):
@@ -143,14 +144,6 @@ def flows(proto: onnx.ModelProto, names: Sequence[str], rows: Calibration) -> di
         )
         for name, found in parts.items()
     }
-
-
-def _open(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    content = proto.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _feeds(session: ort.InferenceSession, rows: Calibration, more: Feed) -> Iterable[Feed]:

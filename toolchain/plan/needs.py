@@ -10,6 +10,7 @@ from toolchain.errors import ResourceError, UsageError
 from toolchain.estimate import Estimate
 from toolchain.plan.types import Plan, StagePlan
 from toolchain.recipe import Recipe
+from toolchain.room import EXPORTING, check_room
 from toolchain.scale.budget import Budget, Job, Placed, budget_of
 from toolchain.scale.hardware import parse_hardware
 from toolchain.scale.placing import live_only, resolve
@@ -105,7 +106,7 @@ def training_of(
 
 
 def check_resources(plan: Plan, output: Path) -> None:
-    """Raise ResourceError when the disk of the output has no room for the run."""
+    """Raise ResourceError when disk has no room for the run, or memory none for its exports."""
     free = shutil.disk_usage(_existing(output)).free
     if plan.estimate.disk_bytes > free:
         raise ResourceError(
@@ -113,6 +114,8 @@ def check_resources(plan: Plan, output: Path) -> None:
             f"(estimated), {free:,} are free",
             "free some space or choose another output folder",
         )
+    for name, spec in (("the teacher", plan.teacher_spec), ("the student", plan.student)):
+        check_room(spec.bytes(), EXPORTING, f"exporting {name}")
 
 
 def _existing(path: Path) -> Path:

@@ -26,7 +26,7 @@ _USUAL_TOKENS = 32
 _SHORT_NAME = 20
 
 _ROLES = ("teacher", "baseline", "student")
-_FORMATS = ("torch", "onnx", "openvino", "litert")
+_FORMATS = ("torch", "onnx", "openvino", "litert", "ort", "optimum")
 _PRECISIONS = (
     "fp32",
     "bf16",
@@ -40,7 +40,13 @@ _PRECISIONS = (
     "int4_weights",
 )
 _FIDELITIES: tuple[Fidelity, ...] = ("measured", "emulated", "estimated")
-_FORMAT_WORDS = {"torch": "PyTorch", "onnx": "ONNX", "openvino": "OpenVINO", "litert": "LiteRT"}
+_FORMAT_WORDS = {
+    "torch": "PyTorch",
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "ort": "ORT",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

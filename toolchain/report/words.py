@@ -35,7 +35,12 @@ _RUNTIMES = {
     "litert": "LiteRT",
 }
 # What runs a format, where it is not called like it.
-_RUN_BY = {"torch": "pytorch", "onnx": "onnxruntime"}
+_RUN_BY = {
+    "torch": "pytorch",
+    "onnx": "onnxruntime",
+    "ort": "onnxruntime",
+    "optimum": "onnxruntime",
+}
 
 
 def runtime_of(model: Model) -> str:

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from toolchain.artifact import Draft
 from toolchain.errors import UsageError
-from toolchain.export.exporter import ONNX, Source, exporters
+from toolchain.export.exporter import ONNX, Signature, Source, exporters
 from toolchain.export.genai import GENAI_CONFIG, genai_config
 from toolchain.export.tokenizer import write_vocabulary
 from toolchain.models.loading import load_model
 from toolchain.models.sentence import FILES
+from toolchain.onnx_pair import bytes_of, data_of
 from toolchain.optimize.precision import Calibration, precisions
 from toolchain.optimize.simplify import simplify
+from toolchain.room import CALIBRATING, EXPORTING, QUANTISING, check_room, weights_of
 from toolchain.spec import Task
 from toolchain.steps.folders import task_of
-from toolchain.steps.variants import FP32_FILE, onnx_file
+from toolchain.steps.variants import FP32_FILE, onnx_file, onnx_files
 
 __all__ = ["convert", "export", "quantize"]
 
@@ -30,14 +32,15 @@ _TOKENIZER = (
 
 def export(draft: Draft, *, source: Path) -> None:
     """Write the model in folder `source` as ONNX, with its configuration and tokenizer."""
+    check_room(weights_of(source), EXPORTING, f"{source}: exporting it")
     task = task_of(source)
-    model = load_model(source, task)
     target = draft.folder / FP32_FILE
     target.parent.mkdir(parents=True)
     plain = target.with_name("plain.onnx")
-    signature = exporters.get(ONNX).write(Source(model=lambda: model), plain, "fp32")
+    signature, parameters = _traced(source, task, plain)
     passes_done = simplify(plain, target)
-    plain.unlink()
+    for left in (plain, data_of(plain)):
+        left.unlink(missing_ok=True)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
     _describe(draft.folder, task, FP32_FILE)
     if (draft.folder / "tokenizer.json").is_file():
@@ -46,19 +49,36 @@ def export(draft: Draft, *, source: Path) -> None:
     draft.facts.update(
         task=task,
         file=FP32_FILE,
-        bytes=target.stat().st_size,
+        bytes=bytes_of(target),
         inputs=list(signature.inputs),
         opset=signature.opset,
         passes={facts.name: facts.changed for facts in passes_done},
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
     )
+
+
+def _traced(source: Path, task: Task, out: Path) -> tuple[Signature, int]:
+    """Write the plain graph; return how it is called, and the parameters of the model.
+
+    What was loaded is gone when the passes begin, which hold the weights twice.
+    """
+    model = load_model(source, task)
+    signature = exporters.get(ONNX).write(Source(model=lambda: model), out, "fp32")
+    return signature, sum(p.numel() for p in model.parameters())
 
 
 def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibration = ()) -> None:
     """Write the fp32 ONNX model in folder `source` in a precision, the rest copied along."""
     parent = source / FP32_FILE
     if not parent.is_file():
+        for name in onnx_files(source):
+            raise UsageError(
+                f"{source}: quantising twice: it holds {name}, and no fp32 model",
+                "give the fp32 model it was made from",
+            )
         raise UsageError(f"{source}: holds no {FP32_FILE}", "give a folder written by export")
+    times = CALIBRATING if precisions.get(precision).calibrated else QUANTISING
+    check_room(bytes_of(parent), times, f"{source}: quantising it")
     file = onnx_file(precision)
     target = draft.folder / file
     target.parent.mkdir(parents=True)
@@ -67,7 +87,7 @@ def quantize(draft: Draft, *, source: Path, precision: str, calibration: Calibra
     _describe(draft.folder, task_of(source), file)
     draft.format, draft.precision = "onnx", precision
     draft.facts.update(
-        file=file, bytes=target.stat().st_size, changed=done.changed, notes=list(done.notes)
+        file=file, bytes=bytes_of(target), changed=done.changed, notes=list(done.notes)
     )
 
 
@@ -87,8 +107,12 @@ def convert(
     exported: Path,
     max_tokens: int,
     calibration: Calibration = (),
+    onnx: Path | None = None,
 ) -> None:
-    """Write the model of folder `trained`, and of `exported` as fp32 ONNX, in another format."""
+    """Write the model of folder `trained`, and of `exported` as fp32 ONNX, in another format.
+
+    `onnx` is the file in the same precision, for a format that converts it.
+    """
     exporter = exporters.get(format)
     if precision not in exporter.files:
         raise UsageError(
@@ -100,7 +124,7 @@ def convert(
     target.parent.mkdir(parents=True)
     source = Source(
         model=lambda: load_model(trained, task_of(trained)),
-        onnx=exported / FP32_FILE,
+        onnx=onnx or exported / FP32_FILE,
         texts=calibration,
         max_tokens=max_tokens,
     )

@@ -121,6 +121,10 @@ def _config(folder: Path) -> dict[str, object]:
 
 def _opset(path: Path) -> int:
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    model = onnx.load(path, load_external_data=False)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise UsageError(f"{path}: not an ONNX file", "export it again") from None
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)

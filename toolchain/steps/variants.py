@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolchain.export.exporter import ONNX, exporters
 from toolchain.measurement import Role
+from toolchain.onnx_pair import data_of
 
 __all__ = ["FP32_FILE", "TEACHER", "Variant", "onnx_file", "onnx_files", "other_files"]
 
@@ -90,7 +91,9 @@ class Variant:
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that belong to it, beside the one a runtime opens."""
-        suffixes = () if self.format in ("torch", ONNX) else exporters.get(self.format).beside
+        if self.format == ONNX:
+            return tuple(path for path in (data_of(self.path),) if path.is_file())
+        suffixes = () if self.format == "torch" else exporters.get(self.format).beside
         return tuple(self.path.with_suffix(suffix) for suffix in suffixes)
 
     @property

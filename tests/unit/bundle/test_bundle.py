@@ -202,12 +202,16 @@ def test_a_model_the_target_cannot_take_is_refused(workshop, tmp_path: Path) -> 
         built(workshop, tmp_path / "out", model=model)
 
 
-def test_a_model_with_weights_elsewhere_is_refused(workshop, tmp_path: Path) -> None:
+def test_a_model_with_weights_that_it_names_no_digest_of_is_refused(
+    workshop, tmp_path: Path
+) -> None:
     path = tmp_path / "external.onnx"
     onnx.save(
         onnx.load(workshop.fp32), path, save_as_external_data=True, size_threshold=0, location="w"
     )
-    with pytest.raises(UsageError, match="keeps weights in another file"):
+    with pytest.raises(
+        UsageError, match=r"keeps weights in w, expected external\.onnx\.data and its digest"
+    ):
         built(workshop, tmp_path / "out", model=path)
 
 

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 
 from tests.unit.optimize.conftest import feed, run, texts
 from toolchain.errors import UsageError
-from toolchain.optimize import graph
+from toolchain.onnx_file import read_model, write_model
+from toolchain.onnx_pair import ONE_FILE, data_of
 from toolchain.optimize.precision import precisions
 
 NAMES = precisions.names()
@@ -125,19 +126,21 @@ def test_weights_beside_the_file_are_read(name: str, simplified: Path, tmp_path:
         precisions.get(name).write(beside, out)
 
 
-def test_a_model_larger_than_a_file_can_hold_is_refused(
-    simplified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_precision_of_a_model_in_two_files_is_that_of_one(
+    files: dict[str, Path], simplified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside, out = tmp_path / "split.onnx", tmp_path / "out.onnx"
-    onnx.save_model(
-        onnx.load(simplified), beside, save_as_external_data=True, location="w", size_threshold=0
-    )
-    monkeypatch.setattr(graph, "MAX_BYTES", 100_000)
-    for source in (beside, simplified):
-        with pytest.raises(UsageError, match="one ONNX file holds at most 100000") as refusal:
-            precisions.get("int8").write(source, out)
-        assert "smaller student" in (refusal.value.hint or "")
-    assert not out.exists()
+    # Sessions that precisions open to look at texts go through files then, too.
+    monkeypatch.setenv(ONE_FILE, "10000")
+    beside = tmp_path / "beside.onnx"
+    write_model(read_model(simplified), beside)
+    assert data_of(beside).is_file()
+    inputs = feed(2, 7)
+    for name, whole in files.items():
+        out = tmp_path / f"{name}.onnx"
+        precision = precisions.get(name)
+        precision.write(beside, out, texts(40) if precision.calibrated else ())
+        assert data_of(out).is_file(), name
+        np.testing.assert_array_equal(run(out, inputs), run(whole, inputs), err_msg=name)
 
 
 def test_an_operator_that_the_runtime_lacks_is_named(

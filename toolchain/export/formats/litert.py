@@ -151,5 +151,6 @@ exporter = Exporter(
     files={"fp32": "litert/model.tflite", "int8": "litert/model_int8.tflite"},
     packages=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
     extra="litert",
+    constraints="constraints-litert.txt",
     tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
 )

@@ -1,4 +1,6 @@
-"""ONNX: one self-contained file for ONNX Runtime and its kin, traced by torch.export.
+"""ONNX: one file for ONNX Runtime and its kin, or a graph with weights beside it beyond 2 GB.
+
+Traced by torch.export.
 
 The file is a pure function of the model: no date, no version, no stack trace, no path. Batch and
 sequence are free, down to one row of one token. Attention is written as the four plain nodes it
@@ -20,17 +22,16 @@ from torch import Tensor
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from toolchain.artifact import write_atomic
 from toolchain.errors import StepError, UsageError
 from toolchain.export.answers import ENDS, Answer, answer_of
 from toolchain.export.attention import plain_attention
 from toolchain.export.decoder import Decoder, cache_of, decoder_sample
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.onnx_file import write_model
+from toolchain.onnx_pair import data_of
 
 __all__ = ["export", "exporter"]
 
-# A protobuf message cannot be larger; the graph itself takes some of it.
-_MAX_WEIGHT_BYTES = 2**31 - 2**24
 _OPSETS = range(18, 22)
 _AXES = ("batch", "sequence")
 
@@ -52,18 +53,23 @@ def export(
     with float32 weights; `sample` holds inputs to trace with, at least 2 rows of 2 tokens (made up
     when not given, and always for a causal language model).
 
-    Raises UsageError for another kind of model, opset or sample, and for weights beyond the 2 GB
-    that one ONNX file can hold; StepError when the model cannot be traced.
+    Weights that one file cannot hold lie beside it; see `toolchain.onnx_file`.
+
+    Raises UsageError for another kind of model, opset or sample; StepError when the model cannot be
+    traced.
     """
     answer = answer_of(model)
     _check(model, opset)
     call = _cached_call(model, answer) if answer.cached else _call(model, answer, sample)
     proto = _cleaned(_trace(call, opset), call)
+    write_model(proto, out)
     try:
-        onnx.checker.check_model(proto)
+        # By path: the checker takes no message beyond 2 GB.
+        onnx.checker.check_model(str(out))
     except onnx.checker.ValidationError as error:
+        for path in (out, data_of(out)):
+            path.unlink(missing_ok=True)
         raise StepError(f"{out}: the traced graph is not valid ONNX: {error}") from None
-    write_atomic(out, proto.SerializeToString(deterministic=True))
     return Signature(
         inputs=call.inputs,
         outputs=call.outputs,
@@ -120,13 +126,6 @@ def _check(model: PreTrainedModel, opset: int) -> None:
         raise UsageError(
             f"export to onnx: expected float32 weights, found {', '.join(sorted(other))}",
             "load the model with dtype=torch.float32",
-        )
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if size > _MAX_WEIGHT_BYTES:
-        raise UsageError(
-            f"export to onnx: the weights have {size} bytes, one ONNX file holds at most "
-            f"{_MAX_WEIGHT_BYTES}",
-            "distil to a smaller student first",
         )
 
 

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.errors import UsageError
-from toolchain.optimize.graph import read_proto
+from toolchain.onnx_file import bare, read_model, size_of
 from toolchain.optimize.precision import Calibration, Precision
 from toolchain.optimize.products import check, finish
 from toolchain.optimize.transform import PassFacts
@@ -31,9 +31,9 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts: 
     Raises UsageError for a file that is not whole ONNX, is in fewer bits already, has no matrix
     product, or branches, which exported models do not.
     """
-    proto = read_proto(source)
+    proto = read_model(source)
     check(proto, source)
-    before = (len(proto.graph.node), proto.ByteSize())
+    before = (len(proto.graph.node), size_of(proto))
     if any(a.type == onnx.AttributeProto.GRAPH for n in proto.graph.node for a in n.attribute):
         raise UsageError(f"{source}: holds a graph inside a node, which fp16 does not take")
     changed = _Halving(proto).run()
@@ -45,7 +45,8 @@ class _Halving:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._graph = proto.graph
-        typed = onnx.shape_inference.infer_shapes(proto).graph
+        # Of the tensors it needs types alone, and of small ones what they hold.
+        typed = onnx.shape_inference.infer_shapes(bare(proto)).graph
         values = (*typed.input, *typed.value_info, *typed.output)
         floats = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
         self._held = {t.name: t for t in proto.graph.initializer if t.data_type == _FLOAT}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from toolchain.onnx_file import size_of
 from toolchain.optimize.blockwise import blockwise
 from toolchain.optimize.dynamic import count, dynamic
 from toolchain.optimize.precision import Calibration, Precision
@@ -42,7 +43,7 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts:
     """
     texts = split(calibration, "int8_mixed")
     proto = read_products(source)
-    before = (len(proto.graph.node), proto.ByteSize())
+    before = (len(proto.graph.node), size_of(proto))
     called = {node.output[0]: node.input[1] for node in plain_products(proto.graph)}
     wanted = answers(proto, texts.held)
     smooth(proto, flows(proto, list(groups(proto.graph)), texts.read), _STRENGTH)

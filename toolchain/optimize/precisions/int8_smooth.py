@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from toolchain.onnx_file import size_of
 from toolchain.optimize.dynamic import count, dynamic
 from toolchain.optimize.precision import Calibration, Precision
 from toolchain.optimize.products import finish, groups, read_products
@@ -30,7 +31,7 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts:
     """
     texts = split(calibration, "int8_smooth")
     proto = read_products(source)
-    before = (len(proto.graph.node), proto.ByteSize())
+    before = (len(proto.graph.node), size_of(proto))
     flow = flows(proto, list(groups(proto.graph)), texts.read)
     wanted = answers(proto, texts.held)
     tables = rows_in_int8(proto.graph, gathers(proto.graph))

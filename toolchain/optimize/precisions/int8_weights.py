@@ -5,6 +5,7 @@ No calibration data needed. On x86 slower than `int8`, and closer to fp32.
 
 from pathlib import Path
 
+from toolchain.onnx_file import size_of
 from toolchain.optimize.blockwise import blockwise, tables_in_blocks
 from toolchain.optimize.precision import Calibration, Precision
 from toolchain.optimize.products import finish, plain_products, read_products
@@ -20,7 +21,7 @@ def write(source: Path, out: Path, calibration: Calibration = ()) -> PassFacts: 
     quantise.
     """
     proto = read_products(source)
-    before = (len(proto.graph.node), proto.ByteSize())
+    before = (len(proto.graph.node), size_of(proto))
     changed = tables_in_blocks(proto, 8) + blockwise(proto, plain_products(proto.graph), 8)
     return finish("int8_weights", before, proto, out, changed=changed)
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime: runs .onnx files, the runtime of most targets."""
+"""ONNX Runtime: runs .onnx and .ort files, the runtime of most targets."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ _REFUSED = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-_EXTERNAL = re.compile(r"\bExternal (data|initializer)\b")
+_UNWHOLE = re.compile(r"\bExternal (data|initializer)\b|\bORT model verification failed\b")
 _PREFIX = re.compile(
     r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : )?(Load model from .*? failed:)?\s*"
 )
@@ -165,16 +165,19 @@ def _options(threads: int) -> ort.SessionOptions:
 
 
 def _refusal(path: Path, error: Exception) -> ToolchainError:
-    # Weights beside the file that are cut or gone have no exception of their own.
-    if isinstance(error, _DAMAGED) or _EXTERNAL.search(str(error)):
+    # Weights beside the file that are cut or gone have no exception of their own, nor has .ort.
+    if isinstance(error, _DAMAGED) or _UNWHOLE.search(str(error)):
+        kind = "ORT" if path.suffix == ".ort" else "ONNX"
         return IntegrityError(
-            f"{path}: not a whole ONNX model: {_reason(error)}", "export or download it again"
+            f"{path}: not a whole {kind} model: {_reason(error)}", "export or download it again"
         )
     return UsageError(f"{path}: onnxruntime {ort.__version__} cannot run it: {_reason(error)}")
 
 
 def open_session(path: Path, *, threads: int, provider: str) -> Session:
-    """Open an .onnx file with all graph optimisations, one node after the other.
+    """Open an .onnx file with all graph optimisations, or an .ort file, which had its own.
+
+    Nodes run one after the other.
 
     `provider` is an onnxruntime provider that this installation has; there is no silent fallback
     to another one.
