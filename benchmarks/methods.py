@@ -172,6 +172,9 @@ def _prepare(shared: Path, work: Path, task: str, *, part: int) -> None:
     They are trained for one `part`-th of the steps.
     """
     data, source = work / task / "data", shared / "data" / task
+    given = shared / "models" / "minilm-l6-sst2"
+    # As the given teacher calls them, so that a second one calls them so too.
+    names = json.loads((given / "config.json").read_text())["id2label"] if task == "sst2" else {}
     if not data.is_dir():
         data.mkdir(parents=True)
         for split in ("train", "dev"):
@@ -180,10 +183,10 @@ def _prepare(shared: Path, work: Path, task: str, *, part: int) -> None:
             if task == "sst2" and split == "train":
                 chosen = np.random.default_rng(0).permutation(len(rows) - 1)[:SLICE]
                 rows = [rows[0], *(rows[1 + i] for i in sorted(chosen))]
-            lines = ("\t".join(row) + "\n" for row in rows)
+            lines = ("\t".join([*row[:-1], names.get(row[-1], row[-1])]) + "\n" for row in rows)
             (data / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
-        (data / "labels.txt").write_text((source / "labels.txt").read_text())
-    given = shared / "models" / "minilm-l6-sst2"
+        known = (source / "labels.txt").read_text().splitlines()
+        (data / "labels.txt").write_text("".join(f"{names.get(n, n)}\n" for n in known))
     if task == "sst2":
         _link(given, work / task / "teacher")
     else:
