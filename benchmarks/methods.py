@@ -414,9 +414,16 @@ def _notes(results: Sequence[Result]) -> list[str]:
     """Return what is known of why methods end below the baseline of their task."""
     means = {(r.task, r.method): statistics.mean(r.metric) for r in results if r.metric}
     below = {m for (t, m), mean in means.items() if mean < means.get((t, BASELINE), 0.0)}
-    if not below:
-        return []
-    lines = ["Below labels alone on a task, where the reason is known:", ""]
+    lines = []
+    for task in dict.fromkeys(r.task for r in results):
+        ran = [r for r in results if r.task == task and r.metric]
+        apart = [r for r in ran if statistics.mean(r.kl) >= statistics.mean(r.kl_before)]
+        names = ", ".join(f"`{r.method}`" for r in apart) or "none"
+        lines += [
+            f"No nearer to the teacher's predictions than at the start on {task}: {names}.",
+            "",
+        ]
+    lines += ["Below labels alone on a task, where the reason is known:", ""]
     lines += [f"- `{name}`: {NOTES[name]}." for name in sorted(below & NOTES.keys())]
     rest = ", ".join(f"`{name}`" for name in sorted(below - NOTES.keys()))
     if rest:
