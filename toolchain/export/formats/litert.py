@@ -10,10 +10,7 @@ Shape letters: N tokens.
 
 import contextlib
 import inspect
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.export.quiet import quiet
 from toolchain.models.family import family_of
 from toolchain.models.found import declared_task
 
@@ -109,7 +107,7 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
         converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
     aside = out.with_name(f".{out.name}.aside")
     try:
-        with _quiet(), _shortened(model), torch.no_grad():
+        with quiet(), _shortened(model), torch.no_grad():
             converter.convert().export(str(aside))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -121,7 +119,7 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
 
 def quantise(plain: Path, out: Path) -> None:
     """Write the fp32 file `plain` to `out` with int8 weights."""
-    with _quiet():
+    with quiet():
         from ai_edge_quantizer import quantizer, recipe
 
         worker = quantizer.Quantizer(str(plain))
@@ -130,19 +128,6 @@ def quantise(plain: Path, out: Path) -> None:
         aside.unlink(missing_ok=True)
         worker.quantize().export_model(str(aside))
         aside.replace(out)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what converter and quantiser print about themselves."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 exporter = Exporter(

@@ -7,19 +7,14 @@ has it. int8 is nncf's post-training quantisation with real texts, transformers'
 activations get fixed scales, so it needs them.
 """
 
-import contextlib
 import hashlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.export.quiet import quiet
 
 __all__ = ["exporter"]
 
@@ -71,7 +66,7 @@ def _save(model: Any, out: Path, precision: str) -> None:
 def _quantised(model: Any, source: Source) -> Any:
     if not source.texts:
         raise UsageError("export to openvino: int8 looks at texts of the task, found none")
-    with _quiet():
+    with quiet():
         nncf = _without_telemetry()
         names = [port.any_name for port in model.inputs]
         rows = [{name: row[name] for name in names} for row in source.texts]
@@ -89,21 +84,6 @@ def _without_telemetry() -> Any:
     import nncf
 
     return nncf
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what nncf says about itself and draws on the terminal."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        # Its progress is drawn on stdout, which is for results.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -4,18 +4,13 @@ fp32 is its TorchScript export, int8 what its `avx512_vnni` dynamic quantisation
 scale per channel. It wants transformers 4, so it lives in an environment of its own.
 """
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.export.quiet import quiet
 from toolchain.models.found import declared_task
 from toolchain.onnx_file import read_model, write_model
 
@@ -45,7 +40,7 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _quiet():
+            with quiet():
                 file = _made(model, task, Path(folder), precision)
         # What goes wrong in it raises whatever the model's code or torch raises.
         except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
@@ -85,19 +80,6 @@ def _signature(proto: "onnx.ModelProto") -> Signature:
             for value in (*graph.input, *graph.output)
         },
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what optimum and torch say about themselves: stdout is for results."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 exporter = Exporter(
