@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from toolchain.onnx_file import read_model, size_of, write_model
+from toolchain.onnx_file import read_model, size_of
 from toolchain.onnx_pair import one_file_bytes
 from toolchain.optimize.products import check, finish, fold_transposes, stacked
 from toolchain.optimize.transform import PassFacts
@@ -31,11 +31,9 @@ def dynamic(
     # Otherwise it advises, through the root logger, a preprocessing that these graphs had.
     onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
-        aside, given = Path(folder) / "model.onnx", Path(folder) / "given.onnx"
-        # Of a model in memory it makes a copy first.
-        write_model(proto, given)
+        aside = Path(folder) / "model.onnx"
         quantize_dynamic(
-            given,
+            proto,
             aside,
             per_channel=True,
             weight_type=QuantType.QInt8,

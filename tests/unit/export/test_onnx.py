@@ -21,6 +21,8 @@ from transformers import (
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Signature, exporters
 from toolchain.export.formats.onnx import export
+from toolchain.onnx_file import read_model
+from toolchain.onnx_pair import ONE_FILE, data_of
 
 SHAPES = [(1, 1), (1, 7), (2, 1), (3, 9), (1, 40)]
 SIZES = {
@@ -214,13 +216,16 @@ def test_a_sample_that_would_fix_a_shape_is_refused(
         export(bert, tmp_path / "model.onnx", sample=sample)
 
 
-def test_weights_beyond_one_file_are_refused_before_tracing(tmp_path: Path) -> None:
-    with torch.device("meta"):
-        model = BertForSequenceClassification(
-            BertConfig(hidden_size=4096, num_attention_heads=32, intermediate_size=16384)
-        ).eval()
-    with pytest.raises(UsageError, match="one ONNX file holds at most"):
-        export(model, tmp_path / "model.onnx")
+def test_weights_beyond_one_file_lie_beside_the_graph(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, pair = tmp_path / "whole.onnx", tmp_path / "pair.onnx"
+    export(bert, whole)
+    monkeypatch.setenv(ONE_FILE, "10000")
+    export(bert, pair)
+    assert data_of(pair).is_file()
+    assert not data_of(whole).exists()
+    assert read_model(pair) == onnx.load(whole)
 
 
 class _BranchForSequenceClassification(BertForSequenceClassification):
