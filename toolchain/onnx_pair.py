@@ -1,4 +1,4 @@
-"""Where the weights of a large ONNX model lie: in one file beside the graph, `model.onnx.data`.
+"""Where the weights of a large ONNX model lie: in one file beside the graph, `model.onnx_data`.
 
 A protobuf message, and so one .onnx file, holds at most 2 GB. Above `one_file_bytes` the graph's
 file names the other, and says its sha256, so that the digest of the graph stands for both.
@@ -11,8 +11,8 @@ from toolchain.errors import UsageError
 
 __all__ = ["DATA_SUFFIX", "ONE_FILE", "WEIGHTS_SHA256", "bytes_of", "data_of", "one_file_bytes"]
 
-DATA_SUFFIX = ".data"
-"""What the name of the file with weights has more than that of its graph."""
+DATA_SUFFIX = "_data"
+"""What the name of the file with weights has more than its graph's, as transformers.js asks for it."""
 
 WEIGHTS_SHA256 = "weights_sha256"
 """The key of the graph's metadata that holds the digest of that file."""

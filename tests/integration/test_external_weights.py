@@ -53,8 +53,8 @@ def test_both_files_of_what_passed_are_published_and_belong_together(build: Path
     sizes = graph.stat().st_size + data_of(graph).stat().st_size
     assert report.model("student-onnx").file_bytes == sizes
     files = {path.name for path in (build / "onnx").iterdir()}
-    assert files == {name for file in files for name in (file, file.removesuffix(".data"))}
-    assert all(f"{name}.data" in files for name in files if name.endswith(".onnx"))
+    assert files == {name for file in files for name in (file, file.removesuffix("_data"))}
+    assert all(f"{name}_data" in files for name in files if name.endswith(".onnx"))
     for name in ("student-onnx", "student-int8", "student-int8_smooth", "student-fp16"):
         assert report.model(name).parity is not None, name
     assert {entry.runtime for entry in report.model("student-onnx").latency} == {"onnxruntime"}
@@ -104,7 +104,7 @@ def test_the_commands_by_themselves_write_prove_and_pack_both(
     exported, quantized, bundle = tmp_path / "exported", tmp_path / "quantized", tmp_path / "bundle"
     data = ["--data", str(task_folder)]
     assert main(["export", str(teacher_folder), "-o", str(exported)]) == 0
-    assert Artifact.open(exported).files.keys() >= {"onnx/model.onnx", "onnx/model.onnx.data"}
+    assert Artifact.open(exported).files.keys() >= {"onnx/model.onnx", "onnx/model.onnx_data"}
     assert not list(exported.glob("onnx/plain*"))
     words = ["--precision", "fp16", "-o", str(quantized)]
     assert main(["quantize", str(exported), *words]) == 0
@@ -118,7 +118,7 @@ def test_the_commands_by_themselves_write_prove_and_pack_both(
     assert main(["benchmark", str(exported), str(quantized), *timed]) == 0
     assert main(["bundle", str(quantized), *data, "-o", str(bundle)]) == 0
     assert selftest(bundle) == []
-    assert (bundle / "model_fp16.onnx.data").is_file()
+    assert (bundle / "model_fp16.onnx_data").is_file()
 
 
 def damage(data: Path, kind: str) -> None:
@@ -142,7 +142,7 @@ def test_weights_that_are_gone_cut_or_changed_are_found_before_work(
     monkeypatch.setenv(ONE_FILE, _LIMIT)
     exported, data = tmp_path / "exported", ["--data", str(task_folder)]
     assert main(["export", str(teacher_folder), "-o", str(exported)]) == 0
-    damage(exported / "onnx" / "model.onnx.data", kind)
+    damage(exported / "onnx" / "model.onnx_data", kind)
     if not listed:
         (exported / "manifest.json").unlink()
     out = tmp_path / "out"

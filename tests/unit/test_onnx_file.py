@@ -62,12 +62,12 @@ def test_a_model_within_the_limit_is_one_file(tmp_path: Path) -> None:
 
 
 def test_beyond_it_weights_lie_beside_the_graph_and_small_tensors_in_it(pair: Path) -> None:
-    assert sorted(file.name for file in pair.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert sorted(file.name for file in pair.parent.iterdir()) == ["model.onnx", "model.onnx_data"]
     graph = onnx.load(pair, load_external_data=False)
     places = {t.name: {e.key: e.value for e in t.external_data} for t in graph.graph.initializer}
     assert places == {
-        "weights": {"location": "model.onnx.data", "offset": "0", "length": "4800"},
-        "bias": {"location": "model.onnx.data", "offset": "4800", "length": "1200"},
+        "weights": {"location": "model.onnx_data", "offset": "0", "length": "4800"},
+        "bias": {"location": "model.onnx_data", "offset": "4800", "length": "1200"},
         "shape": {},
     }
     assert bytes_of(pair) == pair.stat().st_size + 6000
@@ -115,7 +115,7 @@ def test_the_digest_of_the_graph_stands_for_the_weights(pair: Path) -> None:
     with pytest.raises(IntegrityError, match=r"not the weights that model\.onnx was written with"):
         check_weights(pair, graph)
     data.unlink()
-    with pytest.raises(IntegrityError, match=r"its weights, model\.onnx\.data, are missing"):
+    with pytest.raises(IntegrityError, match=r"its weights, model\.onnx_data, are missing"):
         check_weights(pair, graph)
 
 
@@ -155,7 +155,7 @@ def test_weights_outside_the_folder_are_not_opened(pair: Path) -> None:
     for tensor in graph.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = "../model.onnx.data"
+                entry.value = "../model.onnx_data"
     del graph.metadata_props[:]
     (inner / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(UsageError, match="not a whole ONNX file"):
@@ -176,7 +176,7 @@ def test_a_write_cut_off_leaves_no_graph_beside_weights_of_another(
     monkeypatch.setattr("toolchain.onnx_file.write_atomic", full)
     with pytest.raises(OSError, match="no room"):
         write_model(other, pair)
-    assert [file.name for file in pair.parent.iterdir()] == ["model.onnx.data"]
+    assert [file.name for file in pair.parent.iterdir()] == ["model.onnx_data"]
 
 
 @pytest.mark.parametrize("asked", ["many", "-1", "2147483647", "1e6", "²"])

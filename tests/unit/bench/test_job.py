@@ -94,7 +94,7 @@ def test_samples_of_a_contender_come_round_by_round():
 
 
 def test_a_changed_graph_or_changed_weights_beside_it_are_another_model(tmp_path):
-    graph, weights = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+    graph, weights = tmp_path / "m.onnx", tmp_path / "m.onnx_data"
     graph.write_bytes(b"graph")
     weights.write_bytes(b"weights")
     (tmp_path / "other.onnx").write_bytes(b"other")

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_refused_in_one_sentence_and_nothing_is_printed(tmp_pa
 
 @pytest.mark.parametrize("left", [0, 20])
 def test_a_file_whose_external_weights_are_cut_or_gone_is_not_whole(tmp_path, capfd, left):
-    path, weights = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+    path, weights = tmp_path / "m.onnx", tmp_path / "m.onnx_data"
     model = onnx.parser.parse_model(GRAPH)
     # Only raw bytes can lie outside.
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(TABLE, "table"))
