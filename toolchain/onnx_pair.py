@@ -12,7 +12,7 @@ from toolchain.errors import UsageError
 __all__ = ["DATA_SUFFIX", "ONE_FILE", "WEIGHTS_SHA256", "bytes_of", "data_of", "one_file_bytes"]
 
 DATA_SUFFIX = "_data"
-"""What the name of the file with weights has more than its graph's, as transformers.js asks for it."""
+"""What its name has more than its graph\'s; transformers.js and optimum look for it so."""
 
 WEIGHTS_SHA256 = "weights_sha256"
 """The key of the graph's metadata that holds the digest of that file."""
