@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM
 
 from tests.conftest import make_teacher, sentences
@@ -187,4 +188,10 @@ def test_streaming_and_running_fill_the_same_cache(
     # The second finds every row there, whoever read it.
     assert do("cache", *ends, "placement.teacher=streamed", "-o", tmp_path / "whole") == 0
     shards = [sorted((tmp_path / name).rglob("*.safetensors")) for name in ("whole", "streamed")]
-    assert [s.read_bytes() for s in shards[0]] == [s.read_bytes() for s in shards[1]]
+    assert len(shards[0]) == len(shards[1]) > 0
+    # Beside the student the last block is computed for one token alone: equal but for rounding.
+    for whole, block_by_block in zip(*shards, strict=True):
+        one, other = load_file(whole), load_file(block_by_block)
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-5)

@@ -87,7 +87,7 @@ def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
         (["distill", "--teacher", "{teacher}", "--data", "{data}"], "--student is missing"),
         (["export", "{encoder}"], "a bare encoder without a head"),
         (["quantize", "{teacher}"], "holds no onnx/model.onnx"),
-        (["quantize", "{made}/int8"], "holds no onnx/model.onnx"),
+        (["quantize", "{made}/int8"], "quantising twice: it holds int8, and no fp32 model"),
         (["bundle", "{teacher}", "--data", "{data}"], "not exported yet"),
         (
             ["verify", "{made}/none", "--against", "{made}/onnx", "--data", "{data}"],

@@ -66,7 +66,8 @@ def sparing(
     model: PreTrainedModel, family: Family, spec: ModelSpec, requests: frozenset[Request]
 ) -> AbstractContextManager[None]:
     """Spare within the block what no head and no request reads of the last block."""
-    if spares_last_block(spec, requests):
+    # Several models behind one head have no one last block.
+    if isinstance(model, PreTrainedModel) and spares_last_block(spec, requests):
         return first_token_alone(model, family)
     return nullcontext()
 

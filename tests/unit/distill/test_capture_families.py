@@ -16,6 +16,7 @@ from toolchain.errors import UsageError
 from toolchain.models.checkpoint import inspect
 from toolchain.models.family import family_of
 from toolchain.models.loading import load_model
+from toolchain.models.outputs import logits_of
 from toolchain.spec import ModelSpec, Task
 
 ALL = frozenset(
@@ -40,7 +41,7 @@ def seen(
     recorder = Recorder(model, family_of(model.config.model_type), spec_of(model, task), requests)
     with torch.no_grad(), recorder:
         output = model(**inputs)
-        return recorder.take(output[0])
+        return recorder.take(logits_of(output) if task == "qa" else output[0])
 
 
 def eager(model: PreTrainedModel) -> PreTrainedModel:
