@@ -268,7 +268,8 @@ def _one(options: argparse.Namespace) -> None:
         try:
             plan = _plan(work / task, method, seed, options.steps)
         except UsageError as error:
-            refused = str(error)
+            # The same sentence on every machine.
+            refused = str(error).replace(f"{work}/", "")
             break
         init = plan.init
         for name, value in _trained(plan, work / task, method, seed).items():
