@@ -210,7 +210,7 @@ def test_a_model_with_weights_that_it_names_no_digest_of_is_refused(
         onnx.load(workshop.fp32), path, save_as_external_data=True, size_threshold=0, location="w"
     )
     with pytest.raises(
-        UsageError, match=r"keeps weights in w, expected external\.onnx\.data and its digest"
+        UsageError, match=r"keeps weights in w, expected external\.onnx_data and its digest"
     ):
         built(workshop, tmp_path / "out", model=path)
 

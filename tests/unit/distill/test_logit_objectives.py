@@ -201,7 +201,8 @@ def test_of_two_classes_dkd_is_kd_and_says_so() -> None:
 @given(seed=st.integers(0, 10_000))
 def test_the_limits_of_gjs_are_the_two_kls(seed: int) -> None:
     student, teacher = pair(seed)
-    small = 1e-7
+    # What is left of the limit grows with the ratio of probabilities.
+    small = 1e-8
     forward = value(objectives.GJS(beta=small), student, teacher) / small
     reverse = value(objectives.GJS(beta=1 - small), student, teacher) / small
     close = {"rtol": 1e-3, "atol": 1e-6}
