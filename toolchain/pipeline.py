@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifact import Artifact, Draft, digest_of, file_sha256
+from toolchain.artifact import Artifact, Draft, digest_of
 from toolchain.bundle.check import selftest
 from toolchain.errors import GateNotMet, IntegrityError
 from toolchain.export.exporter import ONNX, exporters
 from toolchain.export.genai import GENAI_CONFIG
 from toolchain.measurement import Metric, Verdict
+from toolchain.models.shards import SINGLE, weights_digest
 from toolchain.optimize.precision import FP32, Calibration, precisions
 from toolchain.plan import Plan
 from toolchain.plan.aware import INT8
@@ -219,7 +220,7 @@ class Run:
             format="torch",
             precision="fp32",
             path=self.teaching.teacher.folder,
-            digest=file_sha256(self.teaching.teacher.folder / "model.safetensors"),
+            digest=weights_digest(self.teaching.teacher.folder, TEACHER),
             parameters=plan.teacher_spec.params(),
             max_tokens=plan.limit(plan.teacher_spec.tokenizer),
         )
@@ -229,9 +230,9 @@ class Run:
             format="torch",
             precision="fp32",
             path=self.log.done["distilled"].artifact.root,
-            digest=self.log.done["distilled"].artifact.files["model.safetensors"],
+            digest=self.log.done["distilled"].artifact.files[SINGLE],
             parameters=parameters,
-            published="model.safetensors",
+            published=SINGLE,
         )
         found = [teacher, self._onnx("teacher-onnx", teacher)]
         if "baseline" in self.log.done:
@@ -242,7 +243,7 @@ class Run:
                     name="baseline",
                     role="baseline",
                     path=artifact.root,
-                    digest=artifact.files["model.safetensors"],
+                    digest=artifact.files[SINGLE],
                     parameters=int(artifact.facts["parameters"]),
                     published="",
                 )
@@ -271,7 +272,7 @@ class Run:
             student,
             name="student-aware",
             path=trained.root,
-            digest=trained.files["model.safetensors"],
+            digest=trained.files[SINGLE],
             published="",
         )
         exported = self._onnx("student-aware-onnx", own)

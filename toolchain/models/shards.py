@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from toolchain.artifact import file_sha256, folder_digest
 from toolchain.errors import UsageError
 
-__all__ = ["Stored", "read_header", "weight_files"]
+__all__ = ["INDEX", "SINGLE", "Stored", "read_header", "weight_files", "weights_digest"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 _DTYPE_BYTES = {
     "F64": 8,
@@ -44,7 +48,7 @@ class Stored:
 
 def weight_files(root: Path, where: str) -> list[Path]:
     """Return the safetensors files of a folder. Raises UsageError when one is missing."""
-    index = root / "model.safetensors.index.json"
+    index = root / INDEX
     if index.is_file():
         try:
             names = sorted(
@@ -59,7 +63,7 @@ def weight_files(root: Path, where: str) -> list[Path]:
                 "fetch the folder again",
             )
         return [root / name for name in names]
-    single = root / "model.safetensors"
+    single = root / SINGLE
     if single.is_file():
         return [single]
     pickles = sorted(p.name for p in root.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
@@ -70,6 +74,17 @@ def weight_files(root: Path, where: str) -> list[Path]:
             "then save_pretrained",
         )
     raise UsageError(f"{where}: no model.safetensors")
+
+
+def weights_digest(root: Path, where: str) -> str:
+    """Return the sha256 of a folder's weights: of its one file, or of the names and digests of all.
+
+    Raises UsageError as `weight_files` does.
+    """
+    files = weight_files(root, where)
+    if files == [root / SINGLE]:
+        return file_sha256(files[0])
+    return folder_digest({file.name: file_sha256(file) for file in files})
 
 
 def read_header(path: Path, where: str) -> dict[str, Stored]:

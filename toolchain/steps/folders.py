@@ -11,6 +11,7 @@ from toolchain.measurement import Role
 from toolchain.models.family import family_of
 from toolchain.models.found import declared_task
 from toolchain.models.sentence import MODULES
+from toolchain.models.shards import INDEX, SINGLE, weights_digest
 from toolchain.recipe import Columns
 from toolchain.spec import LANGUAGE, SEQUENCE, Task
 from toolchain.steps.variants import FP32_FILE, Variant, onnx_files, other_files
@@ -49,19 +50,18 @@ def variant_of(folder: Path, name: str, *, role: Role = "student", parent: str =
             parent=parent,
             published=path.relative_to(folder).as_posix(),
         )
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise UsageError(f"{folder}: holds neither model.safetensors nor {FP32_FILE}")
+    if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
+        raise UsageError(f"{folder}: holds neither {SINGLE} nor {FP32_FILE}")
     return Variant(
         name=name,
         role=role,
         format="torch",
         precision="fp32",
         path=folder,
-        digest=file_sha256(weights),
+        digest=weights_digest(folder, str(folder)),
         parameters=0,
         parent=parent,
-        published="model.safetensors",
+        published=SINGLE,
     )
 
 

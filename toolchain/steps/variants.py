@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolchain.export.exporter import ONNX, exporters
 from toolchain.measurement import Role
+from toolchain.models.shards import weight_files
 from toolchain.onnx_pair import data_of
 
 __all__ = ["FP32_FILE", "TEACHER", "Variant", "onnx_file", "onnx_files", "other_files"]
@@ -47,8 +48,8 @@ class Variant:
     """One model in one format and precision.
 
     `path` is a Hugging Face folder (torch) or the file a runtime opens; `parent` the variant it
-    must equal; `digest` the sha256 of the file that holds its weights or names their digest;
-    `published` its place in the output.
+    must equal; `digest` the sha256 of the file that holds its weights or names their digest
+    (of shards: of all their digests); `published` its place in the output.
     `max_tokens` is the most it reads of a row where that is not what the others read. `held_to` is
     the variant its metric may not fall behind and `like` the one it must answer like, where those
     are not its parent. One that is no `candidate` is there to be compared with and never ships. A
@@ -85,16 +86,22 @@ class Variant:
 
     @property
     def file(self) -> Path:
-        """The file that holds its weights."""
-        return self.path / "model.safetensors" if self.format == "torch" else self.path
+        """The file that holds its weights, the first one where there are several."""
+        return self._shards[0] if self.format == "torch" else self.path
 
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that belong to it, beside the one a runtime opens."""
         if self.format == ONNX:
             return tuple(path for path in (data_of(self.path),) if path.is_file())
-        suffixes = () if self.format == "torch" else exporters.get(self.format).beside
+        if self.format == "torch":
+            return tuple(self._shards[1:])
+        suffixes = exporters.get(self.format).beside
         return tuple(self.path.with_suffix(suffix) for suffix in suffixes)
+
+    @property
+    def _shards(self) -> list[Path]:
+        return weight_files(self.path, str(self.path))
 
     @property
     def bytes(self) -> int:
