@@ -17,7 +17,7 @@ from toolchain.distill.balance import Balance
 from toolchain.distill.capture import Captures
 from toolchain.distill.context import Context, Moment
 from toolchain.distill.matching import Pair
-from toolchain.distill.memory import PIECE
+from toolchain.distill.memory import PIECE, splits
 from toolchain.distill.ranks import Beside, beside, gathered
 from toolchain.distill.seen import (
     Apart,
@@ -363,7 +363,7 @@ def _of_logits(bound: BoundTerm) -> bool:
 
 
 def _too_large(values: Tensor, bound: BoundTerm) -> bool:
-    by_rows = bound.objective.rowwise and bound.term.reduction.over in ("logits", "query", "pair")
+    by_rows = splits(bound) and bound.term.reduction.over in ("logits", "query", "pair")
     return by_rows and len(values) * _row_size(values, bound) > PIECE
 
 

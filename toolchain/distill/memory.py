@@ -19,7 +19,7 @@ from toolchain.distill.term import BoundTerm, Term, bind
 from toolchain.distill.transforms import Detach
 from toolchain.spec import ModelSpec
 
-__all__ = ["PIECE", "bound_bytes", "loss_bytes", "stage_bytes"]
+__all__ = ["PIECE", "bound_bytes", "loss_bytes", "splits", "stage_bytes"]
 
 PIECE = 1 << 23
 """Losses over more logits, or larger maps, are computed in pieces and again in the backward pass,
@@ -47,6 +47,15 @@ def bound_bytes(bound: BoundTerm, batch: int, tokens: int) -> int:
     """Return the peak of a term that has been fitted to both models."""
     own = _held(bound, batch, tokens)
     return max(own.held + own.spare, _gradients(bound, batch, tokens))
+
+
+def splits(bound: BoundTerm) -> bool:
+    """Return whether comparing rows piece by piece takes less memory than all at once.
+
+    Not where nothing is held: the pieces' gradients and what they become are two tensors as well.
+    """
+    made = any(shape.head for sides in bound.sides for shape in sides)
+    return bound.objective.rowwise and (bound.objective.held > 0 or made)
 
 
 def _gradients(bound: BoundTerm, batch: int, tokens: int) -> int:
@@ -125,8 +134,8 @@ def _pair(bound: BoundTerm, student: Shape, teacher: Shape, batch: int, tokens: 
     """Return what comparing one pair takes; beyond a piece everything is computed twice."""
     own = bound.objective.memory(student, teacher, batch, tokens)
     size = student.elements(batch, tokens)
-    in_pieces = bound.objective.rowwise and student.positions in ("logits", "pair")
-    if not in_pieces or size <= PIECE:
+    by_rows = splits(bound) and student.positions in ("logits", "pair")
+    if not by_rows or size <= PIECE:
         return own
     row = size // batch if student.positions == "pair" else student.features or 1
     part = max(PIECE, row) / size

@@ -171,7 +171,11 @@ def test_maps_in_pieces_give_the_same_loss_and_gradient_in_less_memory(
             ratio = peak((bound,), student, *SIZES[1]) / bound_bytes(bound, *SIZES[1])
             assert AT_LEAST <= ratio <= AT_MOST, f"{bound.name}: {ratio:.2f}"
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-13)
-    assert formulas[1] < 0.8 * formulas[0]
+    if method == "tinybert":
+        # Its squares hold nothing, so that pieces would only cost time.
+        assert formulas[1] == formulas[0]
+    else:
+        assert formulas[1] < 0.8 * formulas[0]
 
 
 def test_a_language_model_has_a_row_of_logits_per_token() -> None:
