@@ -148,6 +148,7 @@ CASES = [
         moves=("rotate", "shift"),
     ),
 ]
+FLOW = Case("flow", objectives.FlowMSE(), reduction.mean_cls, stacked=True)
 FSP = Case(
     "fsp",
     objectives.MSE(),
@@ -158,13 +159,13 @@ FSP = Case(
 
 
 def every_case(*, fsp: bool = True) -> pytest.MarkDecorator:
-    cases = [*CASES, FSP] if fsp else CASES
+    cases = [*CASES, FSP, FLOW] if fsp else CASES
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
 
 def sides_of(case: Case) -> tuple[Tensor, Tensor]:
     student, teacher = case.sides()
-    return student, teacher[..., :S] if case is FSP else teacher
+    return student, teacher[..., :S] if case in (FSP, FLOW) else teacher
 
 
 def moved(x: Tensor, how: str) -> Tensor:
@@ -260,6 +261,16 @@ def test_half_precision_is_compared_in_float32(case: Case, mask: Tensor) -> None
     exact = case.value(student.double(), teacher.double(), around(mask))
     assert low.dtype == torch.float32
     torch.testing.assert_close(low.double(), exact, rtol=1e-3, atol=1e-6)
+
+
+def test_flows_are_those_of_the_matrices_that_are_not_built(mask: Tensor) -> None:
+    student, teacher = sides_of(FSP)
+    context = around(mask)
+    torch.testing.assert_close(
+        FLOW.value(student, teacher, context), FSP.value(student, teacher, context)
+    )
+    low = FLOW.value(student.float(), teacher.float(), context)
+    torch.testing.assert_close(low.double(), FSP.value(student, teacher, context))
 
 
 def case_named(name: str) -> Case:

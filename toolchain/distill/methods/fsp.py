@@ -29,10 +29,10 @@ class FSP(Method):
         flow = Term(
             "flow",
             extract.hidden,
-            objectives.MSE(),
-            reduction.mean_feat_mean_cls,
+            objectives.FlowMSE(),
+            reduction.mean_cls,
             match=matching.Stack(),
-            transforms=(transforms.Project(), transforms.Gram("feature")),
+            transforms=(transforms.Project(),),
             weight=self.weight,
             stage="inter",
         )

@@ -14,6 +14,7 @@ from toolchain.distill.objectives.cosine import Cos
 from toolchain.distill.objectives.decoupled import NCKD, TCKD
 from toolchain.distill.objectives.distance import MSE
 from toolchain.distill.objectives.divergence import KL, SoftCrossEntropy
+from toolchain.distill.objectives.flow import FlowMSE
 from toolchain.distill.objectives.heads import HeadCrossEntropy
 from toolchain.distill.objectives.hinge import HingeMSE
 from toolchain.distill.objectives.huber import Huber
@@ -40,6 +41,7 @@ __all__ = [
     "Cos",
     "CosNCE",
     "CrossEntropy",
+    "FlowMSE",
     "GuidedAngles",
     "HeadCrossEntropy",
     "HingeMSE",
