@@ -21,10 +21,11 @@ class MiniLLM(Method):
 
     Differences: one update per sample of texts, where the paper takes several; the language
     modelling loss is that of the task's answers (of plain text, all of it), there being no second
-    corpus beside; w_t weighs the exact part too, as in eq. 7, which the authors' code leaves out;
-    R_t is neither whitened nor clipped, as it is in that code, and its mean counts the T - t terms
-    it has, not T - t - 1. Texts are sampled without dropout, which q in w_t has where the student
-    has it. A student should be fine-tuned before, as theirs are. Decoders and one teacher only.
+    corpus beside; the mean of R_t counts the T - t terms it has, not T - t - 1. From the authors'
+    code: w_t weighs the exact part too, as in eq. 7; R_t is not whitened, not clipped, and leaves
+    out y_t's own reward, which the exact part has. Texts are sampled without dropout, which q in
+    w_t has where the student has it. A student should be fine-tuned before, as theirs are. Decoders
+    and one teacher only.
     """
 
     alpha: float = 0.2
