@@ -8,7 +8,8 @@ of steps in all (a method of two stages gets half of them for each), and starts 
 layers of the teacher; the label-only baseline (`finetune`) too. One subprocess
 per method and task, with one thread; its result is kept, so that a stopped benchmark goes on.
 
-`--quick` runs one seed of few steps and trec6 alone: a check that everything still trains.
+`--quick` runs one seed of few steps and trec6 alone: a check that everything still trains. A method
+that fails is named, the others go on, and the exit code is 1.
 """
 
 import argparse
@@ -124,8 +125,12 @@ def main() -> None:
     queue = [(name, task) for task in tasks for name in (BASELINE, *names)]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda item: _child(options, *item, seeds=seeds, steps=steps), queue))
-    results = [_read(options.work, name, task) for name, task in queue]
-    _write(options.out, [r for r in results if r], seeds=seeds, steps=steps)
+    results = {item: _read(options.work, *item) for item in queue}
+    found = [r for r in results.values() if r]
+    _write(options.out, found, seeds=seeds, steps=steps, quick=options.quick)
+    failed = [f"{name} on {task}" for (name, task), result in results.items() if result is None]
+    if failed:
+        sys.exit(f"not trained: {', '.join(failed)}")
 
 
 def _options() -> argparse.Namespace:
@@ -361,9 +366,9 @@ def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> None:
+def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int, quick: bool) -> None:
     record = {
-        "command": _command(results, seeds=seeds, steps=steps),
+        "command": _command(results, seeds=seeds, steps=steps, quick=quick),
         "environment": environment(),
         "student_layers": LAYERS,
         "steps": steps,
@@ -388,10 +393,11 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int) -> N
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
-def _command(results: Sequence[Result], *, seeds: int, steps: int) -> str:
+def _command(results: Sequence[Result], *, seeds: int, steps: int, quick: bool) -> str:
     """Return what makes these figures again, whatever folders were used here."""
     tasks = " ".join(dict.fromkeys(r.task for r in results))
-    options = f"--steps {steps} --seeds {seeds} --tasks {tasks}"
+    # Quick runs have teachers of their own.
+    options = "--quick" if quick else f"--steps {steps} --seeds {seeds} --tasks {tasks}"
     return f"python benchmarks/methods.py --shared ../shared {options}"
 
 

@@ -81,8 +81,8 @@ annealing_kd ckd universal_kd diito continuation_kd rail_kd mgskd
 tmkd mt_bert rl_kd uncertainty takd dgkd"""
 """The 25 methods of GKD (arXiv 2306.06629): 19 with one teacher, 6 with several."""
 
-LATER = """glmd dkd logit_std dist rkl gjs gkd_onpolicy skl srkl distillm akl taid seqkd topk_kd uld
-rkd cka nst fsp sp bert_emd ted cofi dskd"""
+LATER = """glmd dkd logit_std dist rkl gjs gkd_onpolicy minillm skl srkl distillm akl taid seqkd
+topk_kd uld rkd cka nst fsp sp bert_emd ted cofi dskd"""
 
 CASES = [(name, stage) for name in methods.names() for stage in compose(name, {}).stages]
 

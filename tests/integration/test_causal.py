@@ -1,6 +1,7 @@
 """Causal language models on the whole road, tiny and real ones."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.conftest import sentences
 from tests.integration.test_language_models import report_of
 from tests.integration.test_tasks import LOOSE, STEPS, sentence
 from toolchain.__main__ import main
+from toolchain.artifact import Artifact
 from toolchain.bundle.assets.generate import Generator
 from toolchain.bundle.check import selftest
 
@@ -98,6 +101,32 @@ def test_a_decoder_goes_the_whole_road(teacher: Path, tmp_path: Path) -> None:
         code = sample.split("```")[0]
         ran = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True)
         assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("share", ["0.2", "0"])
+def test_a_decoder_learns_from_texts_it_writes_with_its_teacher(
+    teacher: Path, tmp_path: Path, share: str
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name, part in (("train", sentences(40, seed=6)), ("dev", sentences(12, seed=7))):
+        rows = [json.dumps({"prompt": text, "answer": f"the {label} now"}) for text, label in part]
+        (data / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    student = tmp_path / "student"
+    shutil.copytree(teacher, student)
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(teacher)
+    config.num_hidden_layers = 2
+    LlamaForCausalLM(config).save_pretrained(student)
+    words = ["distill", "--teacher", str(teacher), "--student", str(student), "--data", str(data)]
+    more = ["--method", "minillm", f"method_options={{minillm: {{alpha: {share}}}}}"]
+    steps = ["--max-steps", "5", "threads=1", "--json"]
+    assert main([*words, "-o", str(out), *more, *steps]) == 0
+    (stage,) = Artifact.open(out).facts["stages"]
+    parts = [point["parts"] for point in stage["points"]]
+    assert set(parts[0]) == {"minillm/single", "minillm/long", "minillm/labels"}
+    assert all(np.isfinite(value) for part in parts for value in part.values())
+    assert all(part["minillm/single"] > 0 for part in parts)
 
 
 @pytest.mark.shared

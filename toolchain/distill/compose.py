@@ -111,7 +111,10 @@ def _only(slot: str, wanted: Mapping[str, T | None]) -> T | None:
 
 
 def _check_operators(terms: Sequence[Term], operators: Sequence[Operator], text: str) -> None:
-    """Raise UsageError for a term that no operator serves or whose labels one voids."""
+    """Raise UsageError for a term that no operator serves or whose labels one voids.
+
+    Or which learns from texts the models write, where none are.
+    """
     makers = {op.key: op for op in operators if type(op).view is not Operator.view}
     for term in terms:
         if term.view != "plain" and (
@@ -122,9 +125,18 @@ def _check_operators(terms: Sequence[Term], operators: Sequence[Operator], text:
                 f"which nothing makes in stage {term.stage}",
                 f"views here: {', '.join(['plain', *sorted(makers)])}",
             )
+        writes = term.view in makers and makers[term.view].invents_labels
+        if term.objective.needs_samples and not writes:
+            raise UsageError(
+                f"method {text!r}: term {term.name!r} ({term.objective.key}) learns from texts "
+                f"that both models write, which the view {term.view!r} does not hold",
+                "use the method minillm, and view: teacher_mixed",
+            )
         for operator in operators:
             labelled = term.extract.kind == "labels" or term.objective.needs_labels
-            if operator.invents_labels and labelled and term.stage in operator.stages:
+            unlabelled = operator.key if operator.key in makers else "plain"
+            voided = operator.invents_labels and term.view == unlabelled
+            if voided and labelled and term.stage in operator.stages:
                 raise UsageError(
                     f"method {text!r}: term {term.name!r} learns gold labels, but "
                     f"{operator.key} trains on answers that nobody labelled",

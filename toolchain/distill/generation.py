@@ -11,7 +11,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 
 from toolchain.data.batching import Batch
 from toolchain.data.masking import IGNORED
@@ -36,16 +42,18 @@ def sampled(
     tau: float,
     seed: int,
     max_new: int,
+    mixed: LogitsProcessor | None = None,
 ) -> list[Tensor]:
     """Return an answer (ids, its end token included) to each prompt, sampled at temperature tau.
 
-    The same seed gives the same answers; the generators of the process are left as they were.
+    What is `mixed` in changes the scores of each token before it is drawn. The same seed gives the
+    same answers; the generators of the process are left as they were.
     """
     config = _config(model, max_new, do_sample=True, temperature=tau, top_k=0, top_p=1.0)
     device = prompts[0].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        made_RN = _generate(model, prompts, config)
+        made_RN = _generate(model, prompts, config, mixed)
     return [_ended(ids, end_tokens(model)) for ids in made_RN]
 
 
@@ -107,7 +115,10 @@ def _config(model: PreTrainedModel, max_new: int, **settings: bool | float) -> G
 
 
 def _generate(
-    model: PreTrainedModel, prompts: Sequence[Tensor], config: GenerationConfig
+    model: PreTrainedModel,
+    prompts: Sequence[Tensor],
+    config: GenerationConfig,
+    mixed: LogitsProcessor | None = None,
 ) -> Tensor:
     """Return what follows each prompt, (R, N) or (R * beams, N), padded on the right."""
     width = max(len(prompt) for prompt in prompts)
@@ -119,7 +130,12 @@ def _generate(
     # Its own annotation asks for a protocol that no model class declares.
     write: Callable[..., object] = GenerationMixin.generate
     with _answering(model, config):
-        made_RN = write(model, input_ids=ids_RW, attention_mask=mask_RW)
+        made_RN = write(
+            model,
+            input_ids=ids_RW,
+            attention_mask=mask_RW,
+            logits_processor=LogitsProcessorList([mixed]) if mixed else None,
+        )
     assert isinstance(made_RN, Tensor)
     return made_RN[:, width:]
 

@@ -1,6 +1,6 @@
 """One step's forward passes: student and teachers on the batch, and the views operators make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from toolchain.distill.context import Context, Moment
 from toolchain.distill.distiller import Distiller
 from toolchain.distill.extract import Request
 from toolchain.distill.generation import prompts_of, sampled, with_answers
+from toolchain.distill.mixing import Mixed, Speaker
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import Positions, aligned, positions_of
@@ -120,10 +121,11 @@ class StepPasses:
         values = self._distiller({"plain": known, reader: known}, counts)
         return self._distiller.total(values, self._moment)
 
-    def generate(self, batch: Batch, *, tau: float, seed: int) -> Batch:
+    def generate(self, batch: Batch, *, tau: float, seed: int, teacher: float = 0.0) -> Batch:
         """Return the batch with answers sampled from the student, no row longer than the longest.
 
-        Rows that ask for no answer stay as they are.
+        Each token is drawn from the teacher with the probability `teacher`. Rows that ask for no
+        answer stay as they are.
         """
         asked = (batch.labels != IGNORED).any(-1).tolist()
         prompts = prompts_of(batch)
@@ -134,8 +136,13 @@ class StepPasses:
         lengths = [len(prompt) for prompt in chosen]
         # Prompts are padded to the longest, and positions are counted from there.
         room = min(width - min(lengths), self._spec.max_tokens - max(lengths))
+        mixed = None
+        if teacher:
+            (other,) = self._teachers
+            assert isinstance(other, Speaker), "the plan refuses that"
+            mixed = Mixed(other, teacher, chosen)
         with self._clock("generation"):
-            made = iter(sampled(self._model, chosen, tau=tau, seed=seed, max_new=room))
+            made = iter(sampled(self._model, chosen, tau=tau, seed=seed, max_new=room, mixed=mixed))
         answers = [
             self._teacher_ids(next(made))[: width - len(ids)] if wanted else ids[:0]
             for ids, wanted in zip(prompts, asked, strict=True)
@@ -155,15 +162,25 @@ class StepPasses:
     def seen(self, batch: Batch, moment: Moment) -> dict[str, Seen]:
         """Run everything the step needs: the plain view first, then those of operators."""
         self._moment = moment
-        known = tuple(self.teacher(i, batch, {}) for i in range(len(self._teachers)))
+        read = {bound.term.view for bound in self._distiller.terms}
+        asked = range(len(self._teachers)) if self._asks_plainly(read) else ()
+        known = tuple(self.teacher(i, batch, {}) for i in asked)
         plain = View(batch, self.student(batch, {}), known)
         views: dict[str, View | None] = {"plain": plain}
-        read = {bound.term.view for bound in self._distiller.terms}
         for operator in self._operators:
             # A method may need its view in one stage and not in another.
             if operator.key in read:
                 views[operator.key] = operator.view(plain, self, moment)
         return {name: self._seen(view) for name, view in views.items() if view is not None}
+
+    def _asks_plainly(self, read: Collection[str]) -> bool:
+        """Whether anything reads what the teachers know of the batch itself."""
+        apart = {op.key for op in self._operators if op.asks_teachers} & set(read)
+        return not apart or any(
+            bound.requests("teacher")
+            for bound in self._distiller.terms
+            if bound.term.view not in apart
+        )
 
     def denominators(self, seen: Mapping[str, Seen]) -> dict[str, float]:
         """Return each term's number of positions in this micro-batch."""

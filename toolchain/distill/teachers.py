@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from toolchain.data.batching import Batch, Rows
@@ -121,6 +122,25 @@ class OnlineTeacher:
             logits = logits_of(self._model(**batch.inputs))
         rows = positions_of(self.spec.task, batch.labels)
         return self._recorder.take(rows.rows(logits), rows.rows)
+
+    def next_token(
+        self, ids_RN: Tensor, mask_RN: Tensor, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
+        """Return logits (R, V) behind texts padded on the left, and what is kept of them.
+
+        `ids_RN` are the tokens behind those of `past`, `mask_RN` is 1 at real tokens of both.
+        """
+        places_RN = (mask_RN.cumsum(-1) - 1).clamp(min=0)[:, -ids_RN.shape[1] :]
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+        with torch.no_grad(), autocast:
+            said = self._model(
+                input_ids=ids_RN,
+                attention_mask=mask_RN,
+                position_ids=places_RN,
+                past_key_values=past,
+                use_cache=True,
+            )
+        return logits_of(said)[:, -1], said["past_key_values"]
 
     def close(self) -> None:
         """Remove the hooks and give the model back as it came."""

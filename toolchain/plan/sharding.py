@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from toolchain import hardware
-from toolchain.distill.operators import AdvEmbed, StudentGenerate, StudentReplay
+from toolchain.distill.operators import AdvEmbed, StudentGenerate, StudentReplay, TeacherMixed
 from toolchain.errors import UsageError
 from toolchain.plan.types import StagePlan
 from toolchain.recipe import Placement
@@ -49,6 +49,13 @@ def _check_teacher(wanted: str, stage: StagePlan) -> None:
             "which must be whole",
             "use placement.teacher=whole, or a method without surgery",
         )
+    for operator in stage.parts.operators:
+        if operator.speaks_with:
+            raise UsageError(
+                f"placement.teacher={wanted}: {operator.key} writes text with the teacher, token "
+                "by token, and every process texts of its own length",
+                "use placement.teacher=whole, or gkd_onpolicy, which has it read whole texts",
+            )
     _check_states(f"placement.teacher={wanted}", stage)
 
 
@@ -62,7 +69,7 @@ def _check_zero3_student(stage: StagePlan) -> None:
         )
     _check_states(where, stage)
     for operator in stage.parts.operators:
-        if isinstance(operator, StudentGenerate | StudentReplay):
+        if isinstance(operator, StudentGenerate | StudentReplay | TeacherMixed):
             raise UsageError(
                 f"{where}: {operator.key} has every process write texts of its own length, and "
                 "weights are gathered only where all processes run the same layers",

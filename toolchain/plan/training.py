@@ -184,8 +184,13 @@ def _parts(
                 part.check(student, teacher)
         except Unfit as unfit:
             raise UsageError(f"{part.key}: {unfit.problem}", unfit.way_out) from None
+    for part in (*operators, *((surgery,) if surgery else ())):
+        if part.one_teacher and len(teachers) > 1:
+            raise UsageError(
+                f"{part.key} works with one teacher, the recipe names {len(teachers)}", "name one"
+            )
     if surgery:
-        _check_surgery(surgery, terms, len(teachers))
+        _check_surgery(surgery, terms)
     return Parts(
         aggregation=aggregation,
         operators=operators,
@@ -194,11 +199,7 @@ def _parts(
     )
 
 
-def _check_surgery(surgery: Surgery, terms: Iterable[Term], teachers: int) -> None:
-    if surgery.one_teacher and teachers > 1:
-        raise UsageError(
-            f"{surgery.key} works with one teacher, the recipe names {teachers}", "name one"
-        )
+def _check_surgery(surgery: Surgery, terms: Iterable[Term]) -> None:
     for term in terms:
         if term.extract.kind in surgery.hides:
             raise UsageError(

@@ -235,7 +235,12 @@ def rows(task: str) -> Rows:
 
 @pytest.mark.parametrize(
     ("method", "task"),
-    [("diito", "classify"), ("gkd_onpolicy", "causal_lm"), ("distillm", "causal_lm")],
+    [
+        ("diito", "classify"),
+        ("gkd_onpolicy", "causal_lm"),
+        ("distillm", "causal_lm"),
+        ("minillm", "causal_lm"),
+    ],
 )
 def test_training_learns_and_goes_on_to_the_bit_after_a_kill(
     method: str, task: str, tmp_path: Path

@@ -32,6 +32,7 @@ REFUSED = {
     "dskd": "does not read one state per answer",
     "embeddings": "pools nothing",
     "gkd_onpolicy": "samples text from the student",
+    "minillm": "samples text from the student",
     "logit_std": "zscore needs equally many outcomes in every row",
     "rl_kd": "as many as its text has tokens",
     "seqkd": "the teacher writes answers",

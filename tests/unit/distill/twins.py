@@ -362,3 +362,28 @@ def layer_weights(weights, work):
     costs = [w / weight for w, weight in zip(work, weights, strict=True)]
     raised = [sum(costs) / cost for cost in costs]
     return [r / sum(raised) for r in raised]
+
+
+def minillm(student, teacher, tokens, alpha, clip, length_norm):
+    """Values (T,) of both parts of MiniLLM for one text, and their gradients (T, V).
+
+    Logits (T, V) and the tokens that were drawn; eq. 7 of arXiv 2306.08543, in closed form.
+    """
+    last = len(tokens)
+    q, p = [softmax(z) for z in student], [softmax(z) for z in teacher]
+    reward = [np.log(p[t][y] / q[t][y]) for t, y in enumerate(tokens)]
+    single, long, slopes = [], [], ([], [])
+    for t, y in enumerate(tokens):
+        w = q[t][y] / (alpha * p[t][y] + (1 - alpha) * q[t][y])
+        kl_t = sum(qi * np.log(qi / pi) for qi, pi in zip(q[t], p[t], strict=True))
+        single.append(w * kl_t)
+        slopes[0].append(w * q[t] * (np.log(q[t] / p[t]) - kl_t))
+        behind = sum(reward[u] for u in range(t + 1, last))
+        if length_norm and t + 1 < last:
+            behind /= last - t - 1
+        bounded = w if clip is None else min(max(w, 1 - clip), 1 + clip)
+        long.append(-min(w * behind, bounded * behind))
+        # Where the bounded one is less, nothing moves.
+        moves = w * behind <= bounded * behind
+        slopes[1].append(-w * behind * (np.eye(len(q[t]))[y] - q[t]) * moves)
+    return np.array(single), np.array(long), np.array(slopes[0]), np.array(slopes[1])

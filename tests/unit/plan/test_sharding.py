@@ -171,6 +171,31 @@ def test_a_batch_must_have_a_row_for_every_process(
     assert "batches of 4 rows for 8 processes" in message
 
 
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [
+        ("teacher=zero3", "teacher_mixed writes text with the teacher, token by token"),
+        (CUT.partition(".")[2], "use placement.teacher=whole, or gkd_onpolicy"),
+        ("student=zero3", "teacher_mixed has every process write texts of its own length"),
+        ("teacher=cached", "needs one that runs"),
+    ],
+)
+def test_a_teacher_that_writes_with_the_student_must_be_whole_and_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str, said: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder, task = zoo.save(zoo.make("llama", "causal_lm"), tmp_path / "llama"), tmp_path / "task"
+    task.mkdir()
+    for name in ("train", "dev"):
+        (task / f"{name}.jsonl").write_text('{"prompt": "say a", "answer": "xxxx"}\n' * 8)
+    more = [f"placement.cache={tmp_path}"] if "cached" in placement else []
+    assert said in refused(folder, task, "method=minillm", f"placement.{placement}", *more)
+    assert planned(folder, task, "method=minillm", "placement.student=zero2").stages
+    other = zoo.save(zoo.make("llama", "causal_lm"), tmp_path / "other")
+    both = refused(folder, task, "method=minillm", f"teachers=[{other}]")
+    assert "teacher_mixed works with one teacher, the recipe names 2" in both
+
+
 @pytest.mark.parametrize("placement", ["teacher=zero1", "student=fp16"])
 def test_placements_that_are_not_offered_are_unknown(
     teacher_folder: Path, task_folder: Path, placement: str

@@ -17,7 +17,7 @@ REFUSED = {
     "takd": "behind an assistant",
     "dgkd": "behind an assistant",
 }
-DECODERS = {"distillm", "gkd_onpolicy", "seqkd"}
+DECODERS = {"distillm", "gkd_onpolicy", "minillm", "seqkd"}
 """Methods for causal language models alone; their refusals are in test_refusals."""
 ANOTHER = {"mobilebert": "its student has a family of its own", "finetune": "reads no teacher"}
 TWO = {"tmkd", "mt_bert", "rl_kd", "uncertainty"}

@@ -137,6 +137,7 @@ def test_kd_from_drawn_outcomes_and_what_needs_the_largest_is_refused(
         ("logit_std", "needs the teacher's whole distribution"),
         ("gkd_onpolicy", "student_generate .* judges text that the student writes"),
         ("distillm", "student_replay .* judges text that the student writes"),
+        ("minillm", "teacher_mixed .* judges text that it and the student write"),
         ("seqkd", "teacher_generate .* writes the rows that would be cached"),
     ],
 )

@@ -24,6 +24,7 @@ from toolchain.distill.objectives.mixtures import GJS, RKL, SKL, SRKL
 from toolchain.distill.objectives.objective import Objective
 from toolchain.distill.objectives.ordered import L1Sorted
 from toolchain.distill.objectives.relational import RelationMSE, RKDDistance
+from toolchain.distill.objectives.sampled_text import LongReturn, NextRKL
 from toolchain.distill.objectives.sparse import TopKKL
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "Huber",
     "L1Sorted",
     "LayerAngles",
+    "LongReturn",
+    "NextRKL",
     "Objective",
     "PearsonInter",
     "PearsonIntra",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-__all__ = ["GJS", "RKL", "SKL", "SRKL", "Divergence", "kl_of_logs"]
+__all__ = ["GJS", "RKL", "SKL", "SRKL", "Divergence", "kl_of_logs", "mixture"]
 
 
 def kl_of_logs(log_p: "Tensor", log_q: "Tensor") -> "Tensor":
@@ -29,8 +29,10 @@ def kl_of_logs(log_p: "Tensor", log_q: "Tensor") -> "Tensor":
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _mixture(log_p: "Tensor", log_q: "Tensor", share: float) -> "Tensor":
-    """Return log(share p + (1 - share) q) for 0 < share < 1."""
+def mixture(log_p: "Tensor", log_q: "Tensor", share: float) -> "Tensor":
+    """Return log(share p + (1 - share) q) for 0 <= share < 1."""
+    if not share:
+        return log_q
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
@@ -102,7 +104,7 @@ class GJS(Divergence):
             return kl_of_logs(log_p, log_q)
         if self.beta == 1:
             return kl_of_logs(log_q, log_p)
-        log_m = _mixture(log_p, log_q, self.beta)
+        log_m = mixture(log_p, log_q, self.beta)
         of_p, of_q = kl_of_logs(log_p, log_m), kl_of_logs(log_q, log_m)
         return self.beta * of_p + (1 - self.beta) * of_q
 
@@ -127,7 +129,7 @@ class SKL(Divergence):
 
     def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_m = _mixture(log_p, log_q, self.alpha) if self.alpha else log_q
+        log_m = mixture(log_p, log_q, self.alpha)
         return kl_of_logs(log_p, log_m)
 
 
@@ -151,5 +153,5 @@ class SRKL(Divergence):
 
     def of_logs(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         """(..., outcomes) twice -> (...)."""
-        log_m = _mixture(log_q, log_p, self.alpha) if self.alpha else log_p
+        log_m = mixture(log_q, log_p, self.alpha)
         return kl_of_logs(log_q, log_m)

@@ -36,7 +36,8 @@ class Objective:
     depends on that row alone, so that rows may be computed in chunks and batches split.
     `across` ones compare the rows of a batch with each other.
     `distribution` objectives apply a softmax and mean nothing for a single number. `needs_labels`
-    ones read the gold labels of the rows, `guide` names the teacher's knowledge it selects by.
+    ones read the gold labels of the rows, `needs_samples` ones read tokens that were drawn from the
+    models, in a view that holds them. `guide` names the teacher's knowledge it selects by.
     `any_tokens` ones compare logits of tokens without asking which tokens those are.
     `zero_at_equality` is what most distances have. `held` counts the tensors of the student's size
     that are held until the backward pass, `spare` those that exist beside them meanwhile.
@@ -48,6 +49,7 @@ class Objective:
     across: ClassVar[bool] = False
     distribution: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    needs_samples: ClassVar[bool] = False
     guide: ClassVar[str] = ""
     any_tokens: ClassVar[bool] = False
     zero_at_equality: ClassVar[bool] = True

@@ -6,6 +6,7 @@ from toolchain.distill.operators.operator import Judge, Operator, Passes, View
 from toolchain.distill.operators.student_generate import StudentGenerate
 from toolchain.distill.operators.student_replay import StudentReplay
 from toolchain.distill.operators.teacher_generate import TeacherGenerate
+from toolchain.distill.operators.teacher_mixed import TeacherMixed
 
 __all__ = [
     "AdvEmbed",
@@ -16,5 +17,6 @@ __all__ = [
     "StudentGenerate",
     "StudentReplay",
     "TeacherGenerate",
+    "TeacherMixed",
     "View",
 ]

@@ -56,8 +56,11 @@ class Passes(Protocol):
     def loss(self, plain: View, reader: str) -> "Tensor":
         """Return the loss of the terms that read the view `reader`, taken on the plain pass."""
 
-    def generate(self, batch: "Batch", *, tau: float, seed: int) -> "Batch":
-        """Return the batch with answers sampled from the student (decoders only)."""
+    def generate(self, batch: "Batch", *, tau: float, seed: int, teacher: float = 0.0) -> "Batch":
+        """Return the batch with answers sampled from the student (decoders only).
+
+        Each token is drawn from the one teacher with the probability `teacher`.
+        """
 
     def memory(self, key: str) -> "Module":
         """Return what the operator called `key` remembers over the run."""
@@ -75,14 +78,20 @@ class Operator:
     """Makes a view called `key` of each batch. Base of all; a frozen dataclass.
 
     `invents_labels` says that batches may hold text no one labelled: gold labels mean nothing then.
-    `reruns` says why the teacher must run beside the student: what it knows of the rows of the data
-    is not enough. Empty where it is.
+    Those of an operator with a view are in its view alone. `reruns` says why the teacher must run
+    beside the student: what it knows of the rows of the data is not enough. Empty where it is.
+    `asks_teachers` says that its view runs the teachers itself and reads nothing they know of the
+    plain batch. `one_teacher` says that it works with one alone, `speaks_with` that it writes text
+    with it, which must be whole.
     """
 
     key: ClassVar[str] = ""
     reruns: ClassVar[str] = ""
     stages: ClassVar[tuple[Stage, ...]] = ("pred",)
     invents_labels: ClassVar[bool] = False
+    asks_teachers: ClassVar[bool] = False
+    one_teacher: ClassVar[bool] = False
+    speaks_with: ClassVar[bool] = False
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""
