@@ -334,8 +334,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "that the benchmark made and nobody read. The rest is DeepSpeed's own 80 MiB (its import,",
         "its engine and two steps of a tiny model, less the 380) and the largest gradient, which",
         "is reduced by itself. What ranks own of weights, gradients and moments is as planned",
-        "(tests/distributed/test_owned_bytes.py). Storing a state takes no copy of it any more, so",
-        "older figures of it were dropped; where the table has none, a case was not run since.",
+        "(tests/distributed/test_owned_bytes.py). Storing a state takes no copy of it.",
         "Where both peaks are equal, storing took less than a step had taken before.",
         "",
         f"{platform.machine()}, {os.cpu_count()} shared cores, one thread, Python "
