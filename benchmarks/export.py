@@ -1,14 +1,16 @@
-"""Compare what runs a classifier: PyTorch, ONNX Runtime (ours, optimum's), OpenVINO, LiteRT.
+"""Compare what runs a classifier: PyTorch, ONNX Runtime, OpenVINO, LiteRT, ExecuTorch.
 
     python benchmarks/export.py --shared ../shared [--compat .venv-compat/bin/python]
         [--models minilm-l6,bert-base] [--work build/export] [--out benchmarks/export]
+        [--only "ONNX Runtime ours,ExecuTorch"]
 
 One thread, one process, alternately: each round asks every contender in a new order, and ratios are
 taken within a round. What counts is CPU time of the process, which runs nothing else: on a shared
 machine wall time also counts the neighbours. `--compat` is the python of `make compat`'s
 environment, whose optimum-onnx makes its own files; without it those rows are missing, as are those
-of extras that are not installed. Files are kept in `--work` and made once; results are written
-after each length.
+of extras that are not installed. `--only` names the contenders that run, by how they begin, beside
+PyTorch. Files are kept in `--work` and made once, so that a file can be made in one environment and
+run in another; results are written after each length.
 
 The compute limit is the arithmetic that a first-token classifier needs (of the last block only one
 row of query, output and feed-forward), at the best rate that a plain matrix product reached here in
@@ -25,6 +27,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -145,15 +148,27 @@ def make_openvino(work: Path, texts: Sequence[Feed]) -> dict[str, Path]:
 
 
 def make_litert(folder: Path, work: Path, lengths: tuple[int, ...]) -> dict[str, Path]:
-    if exporters.get("litert").missing():
-        return {}
     plain, small = work / "fp32.tflite", work / "int8.tflite"
+    if exporters.get("litert").missing() and not (small.is_file() and find_spec("ai_edge_litert")):
+        return {}
     # As the exporter does, but converted once for both, and for chosen lengths: each takes minutes.
     if not plain.is_file():
         litert.convert(load_model(folder, "classify"), lengths, plain)
     if not small.is_file():
         litert.quantise(plain, small)
     return {"fp32": plain, "int8": small}
+
+
+def make_executorch(folder: Path, work: Path) -> dict[str, Path]:
+    exporter = exporters.get("executorch")
+    if exporter.missing():
+        return {}
+    paths = {p: work / f"{p}.pte" for p in exporter.files}
+    for precision, path in paths.items():
+        if not path.is_file():
+            source = Source(model=lambda: load_model(folder, "classify"), max_tokens=512)
+            exporter.write(source, path, precision)
+    return paths
 
 
 def make_optimum(folder: Path, work: Path, compat: Path | None) -> dict[str, Path]:
@@ -168,9 +183,13 @@ def make_optimum(folder: Path, work: Path, compat: Path | None) -> dict[str, Pat
 
 
 def contenders(
-    folder: Path, work: Path, texts: Sequence[Feed], compat: Path | None, lengths: tuple[int, ...]
+    folder: Path,
+    work: Path,
+    texts: Sequence[Feed],
+    options: argparse.Namespace,
+    lengths: tuple[int, ...],
 ) -> list[Contender]:
-    """Make all files and open them."""
+    """Make all files and open those asked for."""
     make_ours(folder, work)
     weights = (folder / "model.safetensors").stat().st_size
     found = [
@@ -180,13 +199,17 @@ def contenders(
     files = {
         f"ONNX Runtime ours {p}": (work / f"{p}.onnx", "onnxruntime") for p in ("fp32", "int8")
     }
-    for name, path in make_optimum(folder, work, compat).items():
+    for name, path in make_optimum(folder, work, options.compat).items():
         level = name.replace("-int8", " int8") if "int8" in name else f"{name} fp32"
         files[f"ONNX Runtime optimum {level}"] = (path, "onnxruntime")
     for precision, path in make_openvino(work, texts).items():
         files[f"OpenVINO {precision}"] = (path, "openvino")
     for precision, path in make_litert(folder, work, lengths).items():
         files[f"LiteRT {precision}"] = (path, "litert")
+    for precision, path in make_executorch(folder, work).items():
+        files[f"ExecuTorch {precision}"] = (path, "executorch")
+    asked = tuple(options.only.split(","))
+    files = {name: how for name, how in files.items() if name.startswith(asked)}
     for name, (path, runtime) in files.items():
         size = path.stat().st_size + sum(
             b.stat().st_size for b in [path.with_suffix(".bin")] if b.is_file()
@@ -311,7 +334,7 @@ def measure(name: str, options: argparse.Namespace, results: dict[str, object]) 
     feeds = fed(minilm, sentences(options.shared, 232))
     config = json.loads((folder / "config.json").read_text())
     shape = (config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"])
-    all_ = contenders(folder, work, feeds[200:], options.compat, LITERT[name])
+    all_ = contenders(folder, work, feeds[200:], options, LITERT[name])
     print(f"{name}: {len(all_)} contenders", file=sys.stderr)
     entry: dict[str, object] = {"shape": shape, "rates": rates(*shape[1:], options.rounds)}
     entry["bytes"] = {c.name: c.bytes for c in all_}
@@ -413,8 +436,11 @@ def targets(
             (theirs, "ONNX Runtime ours int8", "1.25" if n in (32, 128) else ""),
             ("ONNX Runtime ours int8", ours, ""),
             ("ONNX Runtime ours fp32", ours, ""),
+            ("ONNX Runtime ours int8", "ExecuTorch int8", ""),
+            ("LiteRT int8", "ExecuTorch int8", ""),
+            ("ONNX Runtime ours fp32", "ExecuTorch fp32", ""),
         ]
-        for slow, fast, reach in asked:
+        for slow, fast, reach in dict.fromkeys(asked):
             found = ratio(rounds, slow, fast) if slow and fast and slow != fast else None
             if found:
                 spread = f"{found.low:.2f} to {found.high:.2f}"
@@ -434,6 +460,8 @@ def command(options: argparse.Namespace) -> str:
     words = ["--shared", "../shared", "--models", options.models, "--rounds", str(options.rounds)]
     words += ["--rows", str(options.rows), "--tokens", *map(str, options.tokens)]
     words += ["--compat", ".venv-compat/bin/python"] if options.compat else []
+    words += ["--only", options.only] if options.only else []
+    words += ["--out", str(options.out)] if options.only else []
     return shlex.join(["python", "benchmarks/export.py", *words])
 
 
@@ -441,6 +469,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare what runs a classifier.")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--compat", type=Path, help="python with optimum-onnx")
+    parser.add_argument("--only", default="", help="contenders beside PyTorch, by how they begin")
     parser.add_argument("--models", default="minilm-l6,bert-base")
     parser.add_argument("--work", type=Path, default=Path("build/export"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/export"))
@@ -452,7 +481,7 @@ def main() -> None:
     torch.set_num_threads(1)
     around = environment()
     versions = around.get("packages", {})
-    shown = ("torch", "transformers", "onnxruntime", "openvino", "ai-edge-litert")
+    shown = ("torch", "transformers", "onnxruntime", "openvino", "ai-edge-litert", "executorch")
     assert isinstance(versions, Mapping)
     said = ", ".join(f"{n} {versions[n]}" for n in shown if n in versions)
     about = {

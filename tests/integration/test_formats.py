@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_teacher
 from toolchain.__main__ import main
 from toolchain.bundle.check import selftest
 from toolchain.bundle.engines import ENGINES
@@ -16,6 +17,15 @@ from toolchain.report.report import Report
 pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
 pytest.importorskip("nncf", reason="the extra [openvino] is not installed")
 
+TARGET = """\
+name: {name}
+summary: a test's machine
+fidelity: none
+runtime: {{name: onnxruntime, threads: 1}}
+accepts: {{formats: [{format}], precisions: [int8, bf16, fp32]}}
+budget: {{memory_bytes: 1000000000}}
+"""
+
 
 @pytest.fixture(scope="module")
 def build(
@@ -24,12 +34,7 @@ def build(
     """One finished run whose second target takes nothing but OpenVINO."""
     folder = tmp_path_factory.mktemp("formats")
     target = folder / "intel.yaml"
-    target.write_text(
-        "name: intel\nsummary: a test's machine\nfidelity: none\n"
-        "runtime: {name: onnxruntime, threads: 1}\n"
-        "accepts: {formats: [openvino], precisions: [int8, bf16, fp32]}\n"
-        "budget: {memory_bytes: 1000000000}\n"
-    )
+    target.write_text(TARGET.format(name="intel", format="openvino"))
     output = folder / "build"
     arguments = [
         "compress", "--teacher", str(teacher_folder), "--data", str(task_folder), "--layers", "1",
@@ -97,17 +102,26 @@ def test_a_bundle_in_the_format_stands_alone(build: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["openvino", "litert"])
+@pytest.mark.parametrize(
+    "name", ["openvino", "litert", pytest.param("executorch", marks=pytest.mark.slow)]
+)
 def test_the_commands_export_and_bundle_a_format(
-    name: str, teacher_folder: Path, task_folder: Path, tmp_path: Path
+    name: str, task_folder: Path, tmp_path: Path
 ) -> None:
     for package in exporters.get(name).packages:
         pytest.importorskip(package, reason=f"the extra [{name}] is not installed")
     exported, bundle = tmp_path / "exported", tmp_path / "bundle"
-    asked = ["--format", name, "--precision", "int8", "--data", str(task_folder)]
-    assert main(["export", str(teacher_folder), *asked, "-o", str(exported)]) == 0
+    teacher = make_teacher(tmp_path / "teacher", head=True, num_hidden_layers=1)
+    asked = ["--format", name, "--precision", "int8"]
+    if "int8" in exporters.get(name).calibrated:
+        asked += ["--data", str(task_folder)]
+    assert main(["export", str(teacher), *asked, "-o", str(exported)]) == 0
     assert (exported / exporters.get(name).files["int8"]).is_file()
-    assert main(["bundle", str(exported), "--data", str(task_folder), "-o", str(bundle)]) == 0
+    # No target of ours takes ExecuTorch by itself.
+    target = tmp_path / "phone.yaml"
+    target.write_text(TARGET.format(name="phone", format=name))
+    packed = ["--data", str(task_folder), "--target", str(target), "-o", str(bundle)]
+    assert main(["bundle", str(exported), *packed]) == 0
     about = json.loads((bundle / "bundle.json").read_text())
     assert (about["runtime"]["name"], about["precision"]) == (ENGINES[name].package, "int8")
     assert selftest(bundle) == []

@@ -53,6 +53,7 @@ _ARM = {
 _PACKAGES = (
     "accelerate",
     "ai-edge-litert",
+    "executorch",
     "nncf",
     "numpy",
     "onnx",

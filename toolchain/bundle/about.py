@@ -95,7 +95,7 @@ class About:
     @property
     def requires(self) -> dict[str, str]:
         """What must be installed there, at least in which version."""
-        return {self.engine.requirement: self.engine.minimum, **REQUIRES}
+        return {self.engine.requirement: self.engine.minimum, **self.engine.needs, **REQUIRES}
 
     @property
     def form(self) -> Form:

@@ -210,6 +210,7 @@ def _inspect_other(path: Path, digest: str, engine: Engine, form: Form) -> Model
         ir_version=0,
         inputs=tuple(inputs),
         output=_logits_output(outputs, path, form),
+        width=engine.width(path) if form.vector and engine.width else 0,
     )
 
 

@@ -7,11 +7,13 @@ bundle asks for a runtime it does not need.
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from toolchain.errors import UsageError
 from toolchain.export.exporter import exporters
+from toolchain.export.quiet import mute
 from toolchain.onnx_pair import data_of
 
 __all__ = ["ENGINES", "Engine", "engine_of"]
@@ -34,6 +36,26 @@ def _ort_names(path: Path) -> tuple[list[str], list[str]]:
     return [v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()]
 
 
+def _executorch_program(path: Path) -> Any:
+    # First: the bindings are linked against its libraries.
+    import torch  # noqa: F401
+    from executorch.extension.pybindings import _C
+
+    with mute():
+        return _C._load_program(str(path))
+
+
+def _executorch_names(path: Path) -> tuple[list[str], list[str]]:
+    program = _executorch_program(path)
+    given, found = (program.load_method(f"get_{kind}")([])[0] for kind in ("inputs", "outputs"))
+    return given.split(","), found.split(",")
+
+
+def _executorch_width(path: Path) -> int:
+    program = _executorch_program(path)
+    return int(program.method_meta("forward").output_tensor_meta(0).sizes()[-1])
+
+
 def _litert_names(path: Path) -> tuple[list[str], list[str]]:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -47,8 +69,10 @@ class Engine:
 
     `package` is imported, `requirement` installed, at least as of `minimum`; `model` is the file
     it opens, files of the same stem with the suffixes `beside` belong to it. `opener` is the asset
-    whose functions open it; `names` reads a file's inputs and outputs. `imports`
-    is the line that imports it, where that is not just its name.
+    whose functions open it; `names` reads a file's inputs and outputs, `width` the last axis of the
+    first output. `imports` is what imports it, where that is not just its name; `needs` is what
+    must be installed beside it, with the least version. `takes` says how its inputs are given, up
+    to the padding.
     """
 
     package: str
@@ -58,7 +82,10 @@ class Engine:
     beside: tuple[str, ...] = ()
     opener: str = ""
     names: Callable[[Path], tuple[list[str], list[str]]] | None = None
+    width: Callable[[Path], int] | None = None
     imports: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    takes: str = "int64, shape (rows, tokens). A batch is padded"
 
     @property
     def adapts(self) -> bool:
@@ -127,6 +154,22 @@ ENGINES: Mapping[str, Engine] = {
         opener="open_litert.py",
         names=_litert_names,
         imports="import ai_edge_litert.interpreter",
+        takes="int32, shape (1, N), row by row, with the signature `tokens_N` of the least N that "
+        "holds the row. It is padded",
+    ),
+    "executorch": Engine(
+        package="executorch",
+        requirement="executorch",
+        minimum="1.5",
+        # Its wheel is linked against torch, and does not ask for it.
+        needs={"torch": "2.13"},
+        model="model.pte",
+        opener="open_executorch.py",
+        names=_executorch_names,
+        width=_executorch_width,
+        imports="import executorch.version as executorch\n"
+        "import torch\nfrom executorch.extension.pybindings import _C",
+        takes="int64, shape (1, tokens), row by row. A row may be padded",
     ),
 }
 

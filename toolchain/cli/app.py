@@ -3,6 +3,7 @@
 Commands import what is heavy only when they run, so that `--help` answers at once.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -39,6 +40,9 @@ _EPILOG = (
     "disk); 130 interrupted (state saved, run the same command again)."
 )
 
+# Where torchao is installed transformers imports it, and it complains of kernels for other CPUs.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+
 app = typer.Typer(
     name="toolchain",
     help="Distil, export, quantise, verify, measure and bundle a transformer in one command.",
@@ -74,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     # Read when torch loads: threads that spin while they wait starve each other as soon as anything
     # else runs (measured beside one busy process on two cores: 10 samples/s, against 220).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app(args=arguments)
     except ToolchainError as error:

@@ -16,7 +16,9 @@ def run(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.", metavar="DIR")],
     format: Annotated[
         str,
-        typer.Option("--format", help="onnx, openvino, litert, ort or optimum.", metavar="NAME"),
+        typer.Option(
+            "--format", help="onnx, openvino, litert, executorch, ort or optimum.", metavar="NAME"
+        ),
     ] = "onnx",
     precision: Annotated[
         str, typer.Option("--precision", help="Of another format than onnx.", metavar="NAME")

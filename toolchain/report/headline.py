@@ -26,7 +26,7 @@ _USUAL_TOKENS = 32
 _SHORT_NAME = 20
 
 _ROLES = ("teacher", "baseline", "student")
-_FORMATS = ("torch", "onnx", "openvino", "litert", "ort", "optimum")
+_FORMATS = ("torch", "onnx", "openvino", "litert", "executorch", "ort", "optimum")
 _PRECISIONS = (
     "fp32",
     "bf16",
@@ -45,6 +45,7 @@ _FORMAT_WORDS = {
     "onnx": "ONNX",
     "openvino": "OpenVINO",
     "litert": "LiteRT",
+    "executorch": "ExecuTorch",
     "ort": "ORT",
 }
 

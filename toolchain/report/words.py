@@ -33,6 +33,7 @@ _RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "litert": "LiteRT",
+    "executorch": "ExecuTorch",
 }
 # What runs a format, where it is not called like it.
 _RUN_BY = {

@@ -8,19 +8,13 @@ needed. Batches are one row.
 Shape letters: N tokens.
 """
 
-import contextlib
-import inspect
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import StepError, UsageError
 from toolchain.export.exporter import Exporter, Signature, Source
 from toolchain.export.quiet import quiet
-from toolchain.models.family import family_of
-from toolchain.models.found import declared_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,31 +54,14 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
     )
 
 
-@contextmanager
-def _shortened(model: "PreTrainedModel") -> Iterator[None]:
-    """Compute no more of the last block than the head reads, where that is known."""
-    from toolchain.models.first_token import first_token_alone
-
-    family = family_of(str(model.config.model_type))
-    task = declared_task({"architectures": [type(model).__name__]})
-    alone = family.reads_first_token(task)
-    with first_token_alone(model, family) if alone else contextlib.nullcontext():
-        yield
-
-
-def _input_names(model: "PreTrainedModel") -> tuple[str, ...]:
-    types = "token_type_ids" in inspect.signature(model.forward).parameters
-    # RoBERTa-like models take token types but know only one.
-    types = types and getattr(model.config, "type_vocab_size", 1) > 1
-    return ("input_ids", "attention_mask", *(("token_type_ids",) if types else ()))
-
-
 def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tuple[str, ...]:
     """Write fp32 graphs of these lengths to the file `out`; returns the names of their inputs."""
     import litert_torch
     import torch
 
-    names = _input_names(model)
+    from toolchain.export.function import input_names, shortened
+
+    names = input_names(model)
 
     class Logits(torch.nn.Module):
         """The model as a function of named tensors that returns logits alone."""
@@ -107,7 +84,7 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
         converter = converter.signature(_SIGNATURE.format(length), whole, sample_kwargs=sample)
     aside = out.with_name(f".{out.name}.aside")
     try:
-        with quiet(), _shortened(model), torch.no_grad():
+        with quiet(), shortened(model), torch.no_grad():
             converter.convert().export(str(aside))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]

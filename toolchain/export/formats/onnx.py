@@ -23,10 +23,11 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from toolchain.errors import StepError, UsageError
-from toolchain.export.answers import ENDS, Answer, answer_of
+from toolchain.export.answers import Answer, answer_of
 from toolchain.export.attention import plain_attention
 from toolchain.export.decoder import Decoder, cache_of, decoder_sample
 from toolchain.export.exporter import Exporter, Signature, Source
+from toolchain.export.function import Function, input_names
 from toolchain.onnx_file import write_model
 from toolchain.onnx_pair import data_of
 
@@ -91,9 +92,9 @@ class _Call:
 
 
 def _call(model: PreTrainedModel, answer: Answer, sample: Mapping[str, Tensor] | None) -> _Call:
-    names = _input_names(model)
+    names = input_names(model)
     return _Call(
-        module=_Logits(model, names, answer.outputs).eval(),
+        module=Function(model, names, answer.outputs).eval(),
         kind=type(model).__name__,
         inputs=names,
         outputs=answer.outputs,
@@ -129,15 +130,6 @@ def _check(model: PreTrainedModel, opset: int) -> None:
         )
 
 
-def _input_names(model: PreTrainedModel) -> tuple[str, ...]:
-    names = ["input_ids", "attention_mask"]
-    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    # RoBERTa-like models take token types but know only one.
-    if takes_types and getattr(model.config, "type_vocab_size", 1) > 1:
-        names.append("token_type_ids")
-    return tuple(names)
-
-
 def _sample(
     model: PreTrainedModel, names: tuple[str, ...], given: Mapping[str, Tensor] | None
 ) -> tuple[Tensor, ...]:
@@ -159,29 +151,6 @@ def _sample(
                 "expected torch.int64 of at least 2 rows and 2 tokens"
             )
     return tensors
-
-
-class _Logits(torch.nn.Module):
-    """The model as a function of tensors in a fixed order that returns one tensor, or two."""
-
-    def __init__(
-        self, model: PreTrainedModel, names: tuple[str, ...], outputs: tuple[str, ...]
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-        self.ends = ENDS if outputs == ENDS else ()
-
-    def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, C) or (B, N, C) for int64 inputs (B, N) in the order of `names`.
-
-        Of a model for questions where an answer begins and where it ends, (B, N) each.
-        """
-        outputs = self.model(**dict(zip(self.names, values, strict=True)), return_dict=True)
-        if self.ends:
-            return tuple(outputs[name] for name in self.ends)
-        logits: Tensor = outputs.logits
-        return logits
 
 
 def _trace(call: _Call, opset: int) -> ir.Model:

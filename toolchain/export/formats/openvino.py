@@ -103,5 +103,5 @@ exporter = Exporter(
     packages=("openvino", "nncf"),
     extra="openvino",
     calibrated=("int8",),
-    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+    tasks=("classify", "multi_label", "regress", "tag", "qa", "mask_lm"),
 )

@@ -111,6 +111,6 @@ exporter = Exporter(
     },
     beside=(_OPERATORS, _TYPES),
     calibrated=("int8_smooth", "int8_static"),
-    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+    tasks=("classify", "multi_label", "regress", "tag", "qa", "mask_lm"),
     converts=True,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import IntegrityError, StepError, UsageError
+from toolchain.runtimes.rows import by_rows
 from toolchain.runtimes.runtime import Feed, Session
 
 __all__ = ["open_session"]
@@ -31,28 +32,13 @@ class _LiteRtSession:
         self._inputs = tuple(first["inputs"])
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays, row by row.
-
-        Padding is on the right; what it would answer is left at 0.
-        """
+        """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays, row by row."""
         assert self._interpreter is not None, "the session is closed"
-        missing = [name for name in self._inputs if name not in feed]
-        if missing:
-            raise UsageError(
-                f"{self._path}: the graph asks for {missing[0]!r}, the feed has {', '.join(feed)}"
-            )
-        ids_BN = feed["input_ids"]
-        mask_BN = feed.get("attention_mask", np.ones_like(ids_BN))
-        rows = [self._row(feed, row, int(n)) for row, n in enumerate(_ends(mask_BN))]
-        if rows[0].ndim == 1:
-            return np.stack(rows)
-        found = np.zeros((*ids_BN.shape, rows[0].shape[-1]), np.float32)
-        for row, logits_NC in enumerate(rows):
-            found[row, : len(logits_NC)] = logits_NC
-        return found
+        return by_rows(self._path, self._inputs, feed, self._row)
 
-    def _row(self, feed: Feed, row: int, tokens: int) -> NDArray[np.float32]:
-        """Return the logits of one row of so many real tokens, (C,) or (tokens, C)."""
+    def _row(self, feed: Feed) -> NDArray[np.float32]:
+        """Return the logits of one row of real tokens, (C,) or (N, C)."""
+        tokens = feed["input_ids"].shape[1]
         length = next((n for n in self._lengths if n >= tokens), None)
         if length is None:
             raise StepError(
@@ -63,7 +49,7 @@ class _LiteRtSession:
         inputs = {}
         for name in self._inputs:
             values = np.zeros((1, length), np.int32)
-            values[0, :tokens] = feed[name][row, :tokens]
+            values[:, :tokens] = feed[name]
             inputs[name] = values
         try:
             logits = np.asarray(self._runners[length](**inputs)["logits"], dtype=np.float32)[0]
@@ -80,12 +66,6 @@ class _LiteRtSession:
         """Free the interpreter."""
         self._runners = {}
         self._interpreter = None
-
-
-def _ends(mask_BN: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many tokens of each row come before its padding, at least one, (B,)."""
-    places = np.arange(1, mask_BN.shape[1] + 1)
-    return np.asarray((mask_BN.astype(bool) * places).max(axis=1).clip(min=1))
 
 
 def open_session(path: Path, *, threads: int, provider: str) -> Session:

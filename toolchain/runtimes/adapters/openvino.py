@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import IntegrityError, StepError, UsageError
+from toolchain.export.answers import ENDS
 from toolchain.runtimes.runtime import Feed, Session
 
 __all__ = ["open_session"]
@@ -20,12 +21,14 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class _OpenVinoSession:
-    """One graph with int64 inputs (B, N) and one float output of logits."""
+    """One graph with int64 inputs (B, N) and one float output of logits, or two of ends."""
 
     def __init__(self, path: Path, compiled: Any, limit: int) -> None:
         self._path, self._limit = path, limit
         self._request: Any = compiled.create_infer_request()
         self._inputs = tuple(port.any_name for port in compiled.inputs)
+        own = tuple(port.any_name for port in compiled.outputs)
+        self._outputs = ENDS if set(ENDS) <= set(own) else own
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays."""
@@ -40,14 +43,16 @@ class _OpenVinoSession:
         if 0 < self._limit < tokens:
             raise StepError(f"{self._path}: reads at most {self._limit} tokens, found {tokens}")
         try:
-            (logits,) = self._request.infer(inputs, share_inputs=True).values()
+            given = self._request.infer(inputs, share_inputs=True)
         except RuntimeError as error:
             shape = " x ".join(str(size) for size in next(iter(feed.values())).shape)
             raise StepError(
                 f"{self._path}: openvino failed on a feed of shape {shape}: {_reason(error)}"
             ) from None
+        found = [given[name] for name in self._outputs]
         # The request's own memory is written anew by the next run.
-        return np.array(logits, dtype=np.float32)
+        logits = np.array(found[0]) if len(found) == 1 else np.stack(found, axis=-1)
+        return np.asarray(logits, dtype=np.float32)
 
     def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:  # noqa: ARG002
         """Refuse: no graph of this format has a cache."""
