@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 COMPAT ?= .venv-compat
+# Formats whose packages stay out of what everything else runs in: transformers imports torchao
+# wherever it is installed, LiteRT has constraints of its own.
+LITERT ?= .venv-litert
+EXECUTORCH ?= .venv-executorch
 PIP_FLAGS ?= --disable-pip-version-check -q
 DEMO ?= build/demo
 # Processes that share the tests; each holds torch and a model or two.
@@ -14,7 +18,7 @@ RUNTIME := $(VENV)/.runtime
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEV := $(VENV)/.dev
 
-.PHONY: demo test test-all check format compat bench docs-table wheel clean
+.PHONY: demo test test-all check format compat formats bench docs-table wheel clean
 
 demo: $(RUNTIME)  ## compress a real encoder on a generated task, end to end
 	$(BIN)/python -m toolchain.demo -o $(DEMO)
@@ -38,6 +42,10 @@ format: $(DEV)
 compat: $(COMPAT)/.installed  ## the road's core tests with transformers 4.57 and optimum
 	$(COMPAT)/bin/python -m pytest -m "not slow" tests/compat tests/integration tests/unit/export tests/unit/distill tests/contracts $(TESTS)
 
+formats: $(LITERT)/.installed $(EXECUTORCH)/.installed  ## LiteRT's and ExecuTorch's own tests
+	$(LITERT)/bin/python -m pytest tests/unit/export/test_litert.py tests/integration/test_formats.py
+	$(EXECUTORCH)/bin/python -m pytest tests/unit/export/test_executorch.py tests/integration/test_formats.py
+
 bench: $(DEV)  ## figures for benchmarks/, those of every method among them (about an hour)
 	$(BIN)/python benchmarks/export_graph.py
 	$(BIN)/python benchmarks/methods.py --shared ../shared
@@ -51,7 +59,7 @@ wheel: $(DEV)
 	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build dist
+	rm -rf $(VENV) $(COMPAT) $(LITERT) $(EXECUTORCH) build dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -67,4 +75,14 @@ $(DEV): $(RUNTIME)
 $(COMPAT)/.installed: pyproject.toml constraints-compat.txt
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install $(PIP_FLAGS) -c constraints-compat.txt -e '.[optimum,test]'
+	touch $@
+
+$(LITERT)/.installed: pyproject.toml constraints-litert.txt
+	$(PYTHON) -m venv $(LITERT)
+	$(LITERT)/bin/python -m pip install $(PIP_FLAGS) -c constraints-litert.txt -e '.[litert,openvino,test]'
+	touch $@
+
+$(EXECUTORCH)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXECUTORCH)
+	$(EXECUTORCH)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[executorch,openvino,test]'
 	touch $@
