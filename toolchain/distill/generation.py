@@ -57,9 +57,10 @@ def sampled(
     """Return an answer (ids, its end token included) to each prompt, sampled at temperature tau.
 
     What is `mixed` in changes the scores of each token before it is drawn. The same seed gives the
-    same answer to the prompt of the same number (None: its place), whatever stands beside it; the generators of the process are left as they were. With `abreast` all ranks
-    run the model equally often: weights that are gathered for each pass need all of them in it. A
-    rank without prompts takes part.
+    same answer to the prompt of the same number (None: its place), whatever stands beside it; the
+    generators of the process are left as they were. With `abreast` all ranks run the model equally
+    often: weights that are gathered for each pass need all of them in it. A rank without prompts
+    takes part.
     """
     config = _config(model, max_new, **_GREEDY)
     numbers = range(len(prompts)) if numbers is None else numbers
