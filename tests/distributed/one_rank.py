@@ -58,7 +58,7 @@ def answered(split: str) -> Rows:
     features, labels = [], []
     for number, length in enumerate(drawn.integers(6, 14, size=53)):
         ids = drawn.integers(5, 40, size=length)
-        prompt = length - 1 if number % 9 == 0 else drawn.integers(1, 5)
+        prompt = length - 1 if number % 3 == 0 else drawn.integers(1, 5)
         features.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
         after = np.append(ids[1:], IGNORED)
         labels.append(np.where(np.arange(length) < prompt, IGNORED, after))

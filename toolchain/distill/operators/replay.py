@@ -62,11 +62,14 @@ class Replay(nn.Module):
     def keep(self, batch: "Batch") -> None:
         """Put a batch's rows, those of all ranks, behind the others; the oldest make room.
 
-        They stand as in the global batch, of which the ranks have rows in turn.
+        They stand as in the global batch, of which the ranks have rows in turn; a rank for which
+        none was left has one of another's.
         """
         parts = _of_all_ranks(batch)
         turns = torch.cat([torch.arange(len(part["ids_RN"])) for part in parts])
         order = turns.argsort(stable=True)
+        numbers = torch.cat([part["numbers_R"] for part in parts])[order].tolist()
+        order = order[[numbers.index(number) for number in dict.fromkeys(numbers)]]
         width = max(rows.shape[1] for rows in (self.ids_RN, *(part["ids_RN"] for part in parts)))
         for name in _ROWS:
             fill = _IGNORED if name == "labels_RN" else 0
