@@ -16,7 +16,13 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 
 from toolchain.data.batching import Batch
 from toolchain.data.masking import IGNORED
@@ -182,7 +188,7 @@ def _generate(
         model,
         input_ids=ids_RW,
         attention_mask=mask_RW,
-        logits_processor=list(processors),
+        logits_processor=LogitsProcessorList(processors),
         # Ranks that keep together do so themselves.
         synced_gpus=False,
     )
