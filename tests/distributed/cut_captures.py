@@ -22,7 +22,8 @@ from toolchain.spec import Task
 CPU = torch.device("cpu")
 FAMILIES: list[tuple[str, Task]] = [
     ("bert", "classify"), ("bert", "mask_lm"), ("roberta", "classify"), ("distilbert", "tag"),
-    ("electra", "classify"), ("llama", "classify"), ("llama", "causal_lm"),
+    ("electra", "classify"), ("mpnet", "classify"), ("mpnet", "mask_lm"),
+    ("llama", "classify"), ("llama", "causal_lm"),
     ("llama tied", "causal_lm"), ("mistral", "tag"), ("qwen2", "classify"), ("qwen3", "causal_lm"),
 ]  # fmt: skip
 
@@ -38,7 +39,7 @@ def batch(name: str, task: Task, rank: int) -> Batch:
 
 def compare(root: Path, name: str, task: Task, rank: int) -> dict[str, object]:
     found = inspect(root / f"{name}-{task}".replace(" ", "-"))
-    requests = frozenset(r for r in requests_of(name, task) if r.kind != "states")
+    requests = requests_of(name, task)
     patches = {} if task == "mask_lm" else {Request("hidden", 2): lambda x: 0.5 * x}
     here, numbers = batch(name, task, rank), {}
     for bf16 in (False, True):

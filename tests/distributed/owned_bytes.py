@@ -4,7 +4,9 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +30,21 @@ def live_bytes() -> int:
     return sum(found.values())
 
 
+def watched(model: torch.nn.Module, offload: Any) -> list[int]:
+    """Return a list to which every fetch of weights adds how many numbers are whole by then."""
+    counts: list[int] = []
+    for name in ("pre_sub_module_forward_function", "pre_sub_module_backward_function"):
+        fetch = getattr(offload, name)
+
+        def noting(module: torch.nn.Module, fetch: Callable[[object], None] = fetch) -> None:
+            fetch(module)
+            held: Any = list(model.parameters())
+            counts.append(sum(p.ds_numel for p in held if p.ds_status.name == "AVAILABLE"))
+
+        setattr(offload, name, noting)
+    return counts
+
+
 def of_student(folder: str, stage: str) -> dict[str, int]:
     """Count before and after a step, when gradients are there and when they are not."""
     before = live_bytes()
@@ -35,7 +52,9 @@ def of_student(folder: str, stage: str) -> dict[str, int]:
     numbers = sum(p.numel() for p in model.parameters())
     engine = holding_of(stage)(Accelerator(cpu=True), {"student": model}, RUN)
     ids = torch.randint(5, 60, (2, 8))
-    for _ in range(2):
+    gathered = watched(model, engine._zero.parameter_offload) if stage == "zero3" else [0]
+    # What comes when is known from the third step on, and then fetched ahead.
+    for _ in range(4):
         loss = model(input_ids=ids).logits.square().sum()
         engine.backward(loss)
         del loss
@@ -43,7 +62,12 @@ def of_student(folder: str, stage: str) -> dict[str, int]:
         engine.step(1e-3, None, 1.0)
     after = live_bytes() - before
     engine.close()
-    return {"numbers": numbers, "gradients": with_gradients - after, "kept": after}
+    return {
+        "numbers": numbers,
+        "gradients": with_gradients - after,
+        "kept": after,
+        "gathered": 4 * max(gathered),
+    }
 
 
 def of_teacher(folder: str) -> dict[str, int]:

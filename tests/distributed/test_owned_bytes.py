@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import make_teacher
 from tests.distributed.conftest import Ranks
+from toolchain.models.checkpoint import inspect
 
 
 def expected(stage: str, numbers: int, ranks: int) -> dict[str, float]:
@@ -40,3 +41,5 @@ def test_a_rank_owns_its_part_and_no_more(sharding: Ranks, tmp_path: Path) -> No
                 for what, size in expected(stage, found["numbers"], ranks).items():
                     where = f"{stage}, {what} of rank {rank} of {ranks}"
                     assert found[what] == pytest.approx(size, rel=0.05, abs=1000), where
+            blocks = 2 * inspect(str(folder)).spec.block_params()
+            assert 0 < counted["zero3"]["gathered"] <= 4 * blocks < 4 * counted["zero3"]["numbers"]

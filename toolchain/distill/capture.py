@@ -30,13 +30,16 @@ from toolchain.models.family import Family
 from toolchain.models.first_token import first_token_alone
 from toolchain.spec import SEQUENCE, ModelSpec
 
-__all__ = ["Attention", "Captures", "Keeping", "Recorder", "sparing"]
+__all__ = ["Attention", "Captures", "Gather", "Keeping", "Recorder", "as_it_lies", "sparing"]
 
 Args = tuple[object, ...]
 Keywords = dict[str, object]
 
 Keeping = Callable[[Request | None, Tensor], Tensor]
 """What is kept of what a hook sees; without a request, of token ids, cosines and sines."""
+
+Gather = Callable[[Tensor], Tensor]
+"""Makes a whole tensor of a parameter that may lie in pieces; all ranks call it together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ class Attention:
 
 def _as_it_is(logits: Tensor) -> Tensor:
     return logits
+
+
+def as_it_lies(parameter: Tensor) -> Tensor:
+    """Return a parameter that is whole."""
+    return parameter
 
 
 def _all_of_it(request: Request | None, tensor: Tensor) -> Tensor:  # noqa: ARG001
@@ -144,7 +152,9 @@ class Captures:
         k_BHNK = k_BHNK.repeat_interleave(self._heads // k_BHNK.shape[1], dim=1)
         scores: Tensor = (q_BHNK * head_width**-0.5) @ k_BHNK.transpose(-1, -2)
         if self.attention.bias_NNH is not None:
-            scores = scores + _widened(self.attention.bias_NNH).permute(2, 0, 1)
+            # Of a batch with longer rows it may have more: distances are the same in all.
+            N = scores.shape[-1]
+            scores = scores + _widened(self.attention.bias_NNH[:N, :N]).permute(2, 0, 1)
         return scores
 
     def _split(self, request: Request, head_width: int) -> Tensor:
@@ -157,7 +167,8 @@ class Captures:
 class Recorder:
     """Keeps requested tensors of every forward pass of a model, while in a `with` block.
 
-    `keeping` makes of what a hook sees what is kept, for models that others have a part of.
+    `keeping` makes of what a hook sees what is kept, for models that others have a part of, and
+    `whole` makes whole what is read of their parameters.
     """
 
     def __init__(
@@ -167,9 +178,10 @@ class Recorder:
         spec: ModelSpec,
         requests: Iterable[Request],
         keeping: Keeping = _all_of_it,
+        whole: Gather = as_it_lies,
     ) -> None:
         self._model = model
-        self._keeping = keeping
+        self._keeping, self._whole = keeping, whole
         self._family = family
         self._spec = spec
         self._requests = frozenset(requests)
@@ -257,7 +269,8 @@ class Recorder:
     def _decoder(self) -> Decoder:
         last = self._model.get_submodule(self._last())
         assert isinstance(last, nn.Linear), f"the head ends in a {type(last).__name__}"
-        return Decoder(last.weight, last.bias)
+        bias = None if last.bias is None else self._whole(last.bias)
+        return Decoder(self._whole(last.weight), bias)
 
     def _forget(self) -> None:
         self._tensors, self._normed = {}, {}

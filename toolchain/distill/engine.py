@@ -31,7 +31,7 @@ class Engine(Protocol):
     """One stage's student in training. All ranks call its methods in the same order.
 
     `in_place` says whether the weights stay where they are between passes. Where they come and go,
-    the student cannot answer in inference mode, and a graph is good for one backward pass.
+    the student cannot answer in inference mode, and all ranks run it equally often.
     """
 
     @property
@@ -46,6 +46,9 @@ class Engine(Protocol):
 
         A surgery's own parameters learn at `own` and are not clipped; None treats them as all.
         """
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        """Return a parameter of the student's as a whole tensor, which has its gradient."""
 
     def weights(self) -> Weights:
         """Yield the student's whole state, one tensor at a time; nothing but on rank 0."""
@@ -96,6 +99,10 @@ class Whole:
         clip([p for params in clipped for p in params], norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        """Return the parameter."""
+        return parameter
 
     def weights(self) -> Weights:
         """Yield the student's state."""

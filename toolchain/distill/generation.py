@@ -3,12 +3,17 @@
 Prompts are what stands before the first supervised token of a row. Rows are padded on the left to
 be continued and on the right to be learned from, as all batches are.
 
-Shape letters: B batch, N tokens, R rows that are continued, W width of the longest prompt.
+What is sampled for a row follows from a seed and the row's number, so that ranks say of their rows
+what one process says of all.
+
+Shape letters: B batch, N tokens, R rows that are continued, W width of the longest prompt, V
+outcomes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -21,8 +26,17 @@ from transformers import (
 
 from toolchain.data.batching import Batch
 from toolchain.data.masking import IGNORED
+from toolchain.distill.ranks import summed
 
 __all__ = ["beams", "end_tokens", "prompts_of", "sampled", "with_answers"]
+
+# The settings of sampling as if there were none: transformers warns of others.
+_GREEDY: Mapping[str, bool | float] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+}
 
 
 def prompts_of(batch: Batch) -> list[Tensor]:
@@ -42,18 +56,26 @@ def sampled(
     tau: float,
     seed: int,
     max_new: int,
+    numbers: Sequence[int] | None = None,
     mixed: LogitsProcessor | None = None,
+    abreast: bool = False,
 ) -> list[Tensor]:
     """Return an answer (ids, its end token included) to each prompt, sampled at temperature tau.
 
     What is `mixed` in changes the scores of each token before it is drawn. The same seed gives the
-    same answers; the generators of the process are left as they were.
+    same answer to the prompt of the same number (None: its place), whatever stands beside it; the
+    generators of the process are left as they were. With `abreast` all ranks run the model equally
+    often: weights that are gathered for each pass need all of them in it. A rank without prompts
+    takes part.
     """
-    config = _config(model, max_new, do_sample=True, temperature=tau, top_k=0, top_p=1.0)
-    device = prompts[0].device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        made_RN = _generate(model, prompts, config, mixed)
+    config = _config(model, max_new, **_GREEDY)
+    numbers = range(len(prompts)) if numbers is None else numbers
+    with _answering(model, config), _abreast(model) if abreast else nullcontext():
+        if not prompts:
+            return []
+        luck_RN = np.stack([np.random.default_rng([seed, n]).random(max_new) for n in numbers])
+        drawing = _Drawing(torch.from_numpy(luck_RN), tau, max(map(len, prompts)))
+        made_RN = _generate(model, prompts, config, *([mixed] if mixed else []), drawing)
     return [_ended(ids, end_tokens(model)) for ids in made_RN]
 
 
@@ -61,17 +83,9 @@ def beams(
     model: PreTrainedModel, prompts: Sequence[Tensor], *, width: int, max_new: int
 ) -> list[list[Tensor]]:
     """Return the answers beam search ends with for each prompt, the most probable first."""
-    config = _config(
-        model,
-        max_new,
-        do_sample=False,
-        num_beams=width,
-        num_return_sequences=width,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-    )
-    answers = [_ended(ids, end_tokens(model)) for ids in _generate(model, prompts, config)]
+    config = _config(model, max_new, **_GREEDY, num_beams=width, num_return_sequences=width)
+    with _answering(model, config):
+        answers = [_ended(ids, end_tokens(model)) for ids in _generate(model, prompts, config)]
     return [answers[i : i + width] for i in range(0, len(answers), width)]
 
 
@@ -114,11 +128,52 @@ def _config(model: PreTrainedModel, max_new: int, **settings: bool | float) -> G
     )
 
 
+class _Drawing(LogitsProcessor):
+    """Leaves of each row's outcomes the one its number of this token falls on.
+
+    Probabilities stand one behind the other on a line from 0 to 1, `luck_RN` are places on it
+    (inverse transform sampling): exact for places that are uniform. `width` is how long all texts
+    are before the first token is drawn.
+    """
+
+    def __init__(self, luck_RN: Tensor, tau: float, width: int) -> None:
+        self._luck_RN, self._tau, self._width = luck_RN, tau, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(R, V) -> (R, V): zero at the outcome, minus infinity elsewhere."""
+        ends_RV = (scores.double() / self._tau).softmax(-1).cumsum(-1)
+        luck_R = self._luck_RN[:, input_ids.shape[1] - self._width].to(scores.device)
+        place_R1 = luck_R[:, None] * ends_RV[:, -1:]
+        chosen_R1 = torch.searchsorted(ends_RV, place_R1, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen_R1, 0.0)
+
+
+@contextmanager
+def _abreast(model: PreTrainedModel) -> Iterator[None]:
+    """Run the model as often as any rank does: who is done runs it on one token.
+
+    Before each pass ranks say whether they still write; the last time, none does.
+    """
+
+    def writes(module: object, args: object) -> None:  # noqa: ARG001
+        summed({"writing": 1.0})
+
+    handle = model.register_forward_pre_hook(writes, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with torch.no_grad():
+        while summed({"writing": 0.0})["writing"]:
+            model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
+
+
 def _generate(
     model: PreTrainedModel,
     prompts: Sequence[Tensor],
     config: GenerationConfig,
-    mixed: LogitsProcessor | None = None,
+    *processors: LogitsProcessor,
 ) -> Tensor:
     """Return what follows each prompt, (R, N) or (R * beams, N), padded on the right."""
     width = max(len(prompt) for prompt in prompts)
@@ -129,13 +184,14 @@ def _generate(
         mask_RW[r, width - len(prompt) :] = 1
     # Its own annotation asks for a protocol that no model class declares.
     write: Callable[..., object] = GenerationMixin.generate
-    with _answering(model, config):
-        made_RN = write(
-            model,
-            input_ids=ids_RW,
-            attention_mask=mask_RW,
-            logits_processor=LogitsProcessorList([mixed]) if mixed else None,
-        )
+    made_RN = write(
+        model,
+        input_ids=ids_RW,
+        attention_mask=mask_RW,
+        logits_processor=LogitsProcessorList(processors),
+        # Ranks that keep together do so themselves.
+        synced_gpus=False,
+    )
     assert isinstance(made_RN, Tensor)
     return made_RN[:, width:]
 

@@ -1,5 +1,6 @@
 """One step's forward passes: student and teachers on the batch, and the views operators make."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from toolchain.distill.mixing import Mixed, Speaker
 from toolchain.distill.operators import Operator, View
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import Positions, aligned, positions_of
-from toolchain.distill.ranks import summed
+from toolchain.distill.ranks import most, summed
 from toolchain.distill.seen import Apart, Seen
 from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
@@ -40,7 +41,8 @@ class StepPasses:
     `clock` names what the time of a pass is booked under. Batches hold the teachers' token ids;
     a student with a `vocabulary` of its own reads its own ids for them. A teacher with rows of its
     own, in other tokens, reads those of the same numbers. `surgery` says which of the student's
-    blocks stand, `memories` what operators remember, by their keys.
+    blocks stand, `memories` what operators remember, by their keys. With `abreast` all ranks run
+    the student equally often.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class StepPasses:
         vocabulary: Vocabulary | None = None,
         surgery: Operation | None = None,
         memories: Mapping[str, nn.Module] | None = None,
+        *,
+        abreast: bool = False,
     ) -> None:
         self._model, self._recorder, self._spec = model, recorder, spec
         self._teachers, self._distiller = tuple(teachers), distiller
         self._operators, self._clock = tuple(operators), clock
-        self._moment, self._surgery = Moment(), surgery
+        self._moment, self._surgery, self._abreast = Moment(), surgery, abreast
         self._memories = memories or {}
         self._read: dict[int, tuple[tuple[int, ...], int, Batch]] = {}
         self._ids: tuple[Tensor, Tensor] | None = None
@@ -125,24 +129,44 @@ class StepPasses:
         """Return the batch with answers sampled from the student, no row longer than the longest.
 
         Each token is drawn from the teacher with the probability `teacher`. Rows that ask for no
-        answer stay as they are.
+        answer stay as they are. Lengths are those of the global batch.
         """
         asked = (batch.labels != IGNORED).any(-1).tolist()
         prompts = prompts_of(batch)
-        chosen = [self._own_ids(ids) for ids, wanted in zip(prompts, asked, strict=True) if wanted]
-        if not chosen:
-            return batch
-        width = batch.labels.shape[1]
+        rows = [row for row, wanted in enumerate(asked) if wanted]
+        chosen = [self._own_ids(prompts[row]) for row in rows]
         lengths = [len(prompt) for prompt in chosen]
+        ends = most(
+            {
+                "width": batch.labels.shape[1],
+                "longest": max(lengths, default=-math.inf),
+                "shortest": -min(lengths, default=math.inf),
+            }
+        )
+        if ends["longest"] < 0:
+            return batch
+        width = int(ends["width"])
         # Prompts are padded to the longest, and positions are counted from there.
-        room = min(width - min(lengths), self._spec.max_tokens - max(lengths))
+        room = int(min(width + ends["shortest"], self._spec.max_tokens - ends["longest"]))
         mixed = None
-        if teacher:
+        if teacher and chosen:
             (other,) = self._teachers
             assert isinstance(other, Speaker), "the plan refuses that"
             mixed = Mixed(other, teacher, chosen)
         with self._clock("generation"):
-            made = iter(sampled(self._model, chosen, tau=tau, seed=seed, max_new=room, mixed=mixed))
+            texts = sampled(
+                self._model,
+                chosen,
+                tau=tau,
+                seed=seed,
+                max_new=room,
+                numbers=[batch.rows[row] for row in rows],
+                mixed=mixed,
+                abreast=self._abreast,
+            )
+        if not rows:
+            return batch
+        made = iter(texts)
         answers = [
             self._teacher_ids(next(made))[: width - len(ids)] if wanted else ids[:0]
             for ids, wanted in zip(prompts, asked, strict=True)

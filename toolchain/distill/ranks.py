@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolchain.distill.context import Context
 
-__all__ = ["Beside", "beside", "gathered", "place", "summed", "whole_heads"]
+__all__ = ["Beside", "beside", "gathered", "most", "place", "summed", "whole_heads"]
 
 
 def place() -> tuple[int, int]:
@@ -69,11 +69,20 @@ def whole_heads(values: Tensor) -> Tensor:
 
 def summed(local: Mapping[str, float]) -> dict[str, float]:
     """Return values summed over ranks."""
+    return _reduced(local, torch.distributed.ReduceOp.SUM)
+
+
+def most(local: Mapping[str, float]) -> dict[str, float]:
+    """Return the largest of all ranks' values."""
+    return _reduced(local, torch.distributed.ReduceOp.MAX)
+
+
+def _reduced(local: Mapping[str, float], how: Any) -> dict[str, float]:
     if place()[1] == 1 or not local:
         return dict(local)
     device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
     counts = torch.tensor(list(local.values()), dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(counts)
+    torch.distributed.all_reduce(counts, op=how)
     return dict(zip(local, counts.tolist(), strict=True))
 
 

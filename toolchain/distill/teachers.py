@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from toolchain.data.batching import Batch, Rows
-from toolchain.distill.capture import Captures, Recorder, sparing
+from toolchain.distill.capture import Captures, Gather, Recorder, as_it_lies, sparing
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
@@ -20,7 +20,7 @@ from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import ModelSpec
 
-__all__ = ["OnlineTeacher", "Readable", "Teacher", "TrainingModel"]
+__all__ = ["OnlineTeacher", "Readable", "Takeable", "Teacher", "TrainingModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class TrainingModel:
 
     A student with a `vocabulary` reads ids of its own for the ids its teachers read. A teacher with
     `rows` has another tokenizer than the student: these are the student's rows in its tokens.
+    `whole` makes whole what is read of its parameters beside its passes.
     """
 
     model: PreTrainedModel
@@ -36,10 +37,16 @@ class TrainingModel:
     spec: ModelSpec
     vocabulary: Vocabulary | None = None
     rows: Rows | None = None
+    whole: Gather = as_it_lies
 
     def reading(self, rows: Rows | None) -> "TrainingModel":
         """Return it with rows of its own."""
         return replace(self, rows=rows)
+
+    def taken(self, device: torch.device) -> "TrainingModel":
+        """Return itself, on the device: a surgery may take its modules."""
+        torch.nn.Module.to(self.model, device)
+        return self
 
     def open(
         self, requests: frozenset[Request], *, device: torch.device, bf16: bool
@@ -64,6 +71,14 @@ class Readable(Protocol):
 
     def open(self, requests: frozenset[Request], *, device: torch.device, bf16: bool) -> "Teacher":
         """Return the teacher that gives these tensors of every batch. Raises UsageError."""
+
+
+@runtime_checkable
+class Takeable(Protocol):
+    """A teacher that has its modules here, though their weights may come and go."""
+
+    def taken(self, device: torch.device) -> TrainingModel:
+        """Return it as a model whose modules may run alone, with a gradient for their inputs."""
 
 
 class Teacher(Protocol):
@@ -108,7 +123,7 @@ class OnlineTeacher:
         asked = frozenset(requests)
         self._entered = ExitStack()
         self._recorder = self._entered.enter_context(
-            Recorder(self._model, teacher.family, teacher.spec, asked)
+            Recorder(self._model, teacher.family, teacher.spec, asked, whole=teacher.whole)
         )
         if not placed:
             self._entered.enter_context(sparing(self._model, teacher.family, teacher.spec, asked))

@@ -46,7 +46,7 @@ from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
 from toolchain.distill.stopping import stop_between_steps
 from toolchain.distill.surgery import Operation, Surgery
-from toolchain.distill.teachers import Readable, Teacher, TrainingModel
+from toolchain.distill.teachers import Readable, Takeable, Teacher, TrainingModel
 from toolchain.distill.term import BoundTerm
 from toolchain.errors import StepError
 from toolchain.progress import Progress
@@ -140,7 +140,9 @@ class _Loop:
             | _union(op.requests(student.spec) for op in parts.operators)
             | (parts.aggregation.requests() if parts.aggregation else frozenset())
         )
-        self.recorder = Recorder(student.model, student.family, student.spec, self.asked)
+        self.recorder = Recorder(
+            student.model, student.family, student.spec, self.asked, whole=self.engine.whole
+        )
         self.teachers = self._readers(teachers, parts, device)
         self.passes = StepPasses(
             self.model,
@@ -153,6 +155,7 @@ class _Loop:
             student.vocabulary,
             self.surgery,
             dict(self.memories.items()),
+            abreast=not self.engine.in_place,
         )
         self.told = False
         self.curve = Curve(run)
@@ -160,13 +163,13 @@ class _Loop:
     def _operated(
         self, surgery: Surgery, teachers: Sequence[Readable], device: torch.device
     ) -> Operation:
-        """Begin a surgery, with the teachers that are here on the run's device."""
-        models = [teacher for teacher in teachers if isinstance(teacher, TrainingModel)]
-        elsewhere = len(models) < len(teachers)
-        assert not (surgery.takes_modules and elsewhere), "the plan refuses that"
-        for side in (self.student, *models):
-            torch.nn.Module.to(side.model, device)
-        return surgery.begin(self.student, teachers)
+        """Begin a surgery, with student and teachers on the run's device."""
+        torch.nn.Module.to(self.student.model, device)
+        if not surgery.takes_modules:
+            return surgery.begin(self.student, teachers)
+        taken = [t.taken(device) for t in teachers if isinstance(t, Takeable)]
+        assert len(taken) == len(teachers), "the plan refuses that"
+        return surgery.begin(self.student, taken)
 
     def _readers(
         self, teachers: Sequence[Readable], parts: Parts, device: torch.device

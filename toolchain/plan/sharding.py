@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from toolchain import hardware
-from toolchain.distill.operators import AdvEmbed, StudentGenerate, StudentReplay, TeacherMixed
 from toolchain.errors import UsageError
 from toolchain.plan.types import StagePlan
 from toolchain.recipe import Placement
@@ -38,16 +37,15 @@ def check_sharding(placement: Placement, stages: Sequence[StagePlan]) -> None:
     for stage in stages:
         if teacher or cut:
             _check_teacher(placement.teacher, stage)
-        if placement.student == "zero3":
-            _check_zero3_student(stage)
 
 
 def _check_teacher(wanted: str, stage: StagePlan) -> None:
-    if stage.parts.surgery is not None:
+    surgery = stage.parts.surgery
+    if wanted == "tensor_parallel" and surgery is not None and surgery.takes_modules:
         raise UsageError(
-            f"placement.teacher={wanted}: {stage.parts.surgery.key} takes modules of the teacher, "
-            "which must be whole",
-            "use placement.teacher=whole, or a method without surgery",
+            f"placement.teacher={wanted}: {surgery.key} runs modules of the teacher on the "
+            "student's rows, and modules that are cut must have the rows of all processes",
+            "use zero3, or whole",
         )
     for operator in stage.parts.operators:
         if operator.speaks_with:
@@ -55,40 +53,4 @@ def _check_teacher(wanted: str, stage: StagePlan) -> None:
                 f"placement.teacher={wanted}: {operator.key} writes text with the teacher, token "
                 "by token, and every process texts of its own length",
                 "use placement.teacher=whole, or gkd_onpolicy, which has it read whole texts",
-            )
-    _check_states(f"placement.teacher={wanted}", stage)
-
-
-def _check_zero3_student(stage: StagePlan) -> None:
-    where = "placement.student=zero3"
-    if stage.parts.surgery is not None:
-        raise UsageError(
-            f"{where}: {stage.parts.surgery.key} changes modules of the student, which must "
-            "be whole",
-            "use zero2, which keeps weights whole, or a method without surgery",
-        )
-    _check_states(where, stage)
-    for operator in stage.parts.operators:
-        if isinstance(operator, StudentGenerate | StudentReplay | TeacherMixed):
-            raise UsageError(
-                f"{where}: {operator.key} has every process write texts of its own length, and "
-                "weights are gathered only where all processes run the same layers",
-                "use zero2, which keeps weights whole",
-            )
-        plain = [b.name for b in stage.terms if b.term.view == "plain"]
-        if isinstance(operator, AdvEmbed) and plain:
-            raise UsageError(
-                f"{where}: {operator.key} and term {plain[0]!r} both go back through the plain "
-                "pass, and gathered weights are there once",
-                "use zero2, which keeps weights whole",
-            )
-
-
-def _check_states(where: str, stage: StagePlan) -> None:
-    for bound in stage.terms:
-        if bound.term.extract.kind == "states":
-            raise UsageError(
-                f"{where}: term {bound.name!r} reads the weights of a model's last layer, which "
-                "are whole only while it runs",
-                "use zero2 for the student and whole for the teacher, or another method",
             )

@@ -253,6 +253,13 @@ def _live(spec: ModelSpec, element: int) -> int:
     return element * max(2 * spec.block_params(), table)
 
 
+def _head(job: Job, spec: ModelSpec, element: int) -> tuple[int, str]:
+    """Return the bytes of a head that is whole for a step, for terms on its states; and say so."""
+    if any(bound.term.extract.kind == "states" for bound in job.terms):
+        return element * spec.head_params(), " + the head"
+    return 0, ""
+
+
 def _teachers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) -> list[Share]:
     """Return the shares of the teachers' weights."""
     e, N, found = kernels.element, hardware.ranks, []
@@ -260,6 +267,7 @@ def _teachers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) ->
         name = f"teacher {number} weights" if len(job.teachers) > 1 else "teacher weights"
         tables = spec.embedding_params()
         rest = spec.params() - tables
+        head, and_head = _head(job, spec, e)
         on_disk = Share(
             name=f"{name} on disk",
             where="disk",
@@ -271,17 +279,17 @@ def _teachers(job: Job, placed: Placed, hardware: Hardware, kernels: Kernels) ->
                 size = e * rest + 4 * tables
                 found.append(Share(name=name, at=_always(size), formula=f"{e} P_t, tables 4"))
             case "zero3":
-                size = e * spec.params() // N + _live(spec, e)
-                formula = f"{e} P_t / {N} + two blocks or the largest table"
+                size = e * spec.params() // N + _live(spec, e) + head
+                formula = f"{e} P_t / {N} + two blocks or the largest table{and_head}"
                 found.append(Share(name=name, at=_always(size), formula=formula))
             case "tensor_parallel":
                 cut = cut_params(spec)
-                size = e * (spec.params() - cut + -(-cut // N))
-                formula = f"{e} x {cut:,} cut / {N} + {e} x {spec.params() - cut:,} whole"
+                size = e * (spec.params() - cut + -(-cut // N)) + head
+                formula = f"{e} x {cut:,} cut / {N} + {e} x {spec.params() - cut:,} whole{and_head}"
                 found.append(Share(name=name, at=_always(size), formula=formula))
             case "offload":
-                size = _live(spec, e)
-                formula = f"{e} x two blocks or the largest table"
+                size = _live(spec, e) + head
+                formula = f"{e} x two blocks or the largest table{and_head}"
                 found.append(Share(name=name, at=_always(size), formula=formula))
                 held = Share(
                     name=f"{name} in host memory",
@@ -308,14 +316,15 @@ def _state(job: Job, placed: Placed, hardware: Hardware) -> list[Share]:
     by = [1, 1, 1]
     for i in range(cut):
         by[2 - i] = N
-    live = _live(job.student, e) if cut == 3 else 0
+    head, and_head = _head(job, job.student, e)
+    live = _live(job.student, e) + head if cut == 3 else 0
     # Gradients of what is gathered are whole until they are reduced.
     on_rank = [weights // by[0] + live, gradients // by[1] + live, optimiser // by[2]]
     said = [
         f"{size} P_s" + (f" / {n}" if n > 1 else "") for size, n in zip((e, e, o), by, strict=True)
     ]
     if live:
-        said[0] += " + two blocks or the largest table"
+        said[0] += f" + two blocks or the largest table{and_head}"
         said[1] += " + of the same"
     found = []
     if offload:

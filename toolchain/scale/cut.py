@@ -11,9 +11,11 @@ Shape letters: B batch, N tokens.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.distributed.configuration_utils import DistributedConfig
 
@@ -76,6 +78,8 @@ class CutModel:
             cut=cut,
         )
         model.requires_grad_(False)
+        if self.family.score_bias:
+            _count_own_heads(model, self.family)
         return model
 
 
@@ -91,7 +95,7 @@ class CutTeacher:
         self.spec, self.rows = teacher.spec, teacher.rows
         self._model, self._bf16 = model, bf16
         self._own = (slice(0), slice(0))
-        self._recorder = Recorder(model, teacher.family, teacher.spec, requests, self._kept)
+        self._recorder = Recorder(model, teacher.family, teacher.spec, requests, self._kept, _whole)
         self._recorder.__enter__()
 
     def captures(self, batch: Batch, patches: Patches) -> Captures:
@@ -135,3 +139,26 @@ class CutTeacher:
             return gathered(patch(state_BND[self._own]))
 
         return patched
+
+
+def _count_own_heads(model: PreTrainedModel, family: Family) -> None:
+    """Let MPNet's blocks know how many heads they have here, and add the bias of these alone.
+
+    The table of the bias stays whole, and what is read of it too.
+    """
+    rank, ranks = place()
+    backbone = model.get_submodule(family.backbone)
+    for block in backbone.get_submodule(family.blocks).children():
+        attention: Any = block.get_submodule(family.query.rpartition(".")[0])
+        attention.all_head_size //= ranks
+    encoder: Any = backbone.get_submodule(family.blocks.rpartition(".")[0])
+    biases: Callable[..., Tensor] = encoder.compute_position_bias
+
+    def own_biases(*args: object, **kwargs: object) -> Tensor:
+        return biases(*args, **kwargs).chunk(ranks, dim=1)[rank]
+
+    encoder.compute_position_bias = own_biases
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

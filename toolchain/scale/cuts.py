@@ -14,15 +14,19 @@ from toolchain.spec import ModelSpec
 
 __all__ = ["cut_params", "cutting_plan", "why_not_cut"]
 
+# Where a family does not say it, because its parts cannot be cut out for good.
+_BEHIND = {"mpnet": ("attention.attn.o", ("intermediate.dense", "output.dense"))}
+
 
 def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
     """Return which modules are cut how, by their paths; "auto" is transformers' own plan."""
-    if family.out is None or family.ffn is None:
+    out, ffn = _BEHIND.get(family.name, (family.out, family.ffn))
+    if out is None or ffn is None:
         return "auto"
     block = f"{family.backbone}.{family.blocks}.*."
-    by_columns = (family.query, family.key, family.value, family.ffn[0])
+    by_columns = (family.query, family.key, family.value, ffn[0])
     return {block + path: "colwise" for path in by_columns} | {
-        block + path: "rowwise" for path in (family.out, family.ffn[1])
+        block + path: "rowwise" for path in (out, ffn[1])
     }
 
 
@@ -31,8 +35,6 @@ def why_not_cut(spec: ModelSpec, ranks: int) -> str | None:
     family = families.get(spec.family)
     if family.fused:
         return f"one matrix of {family.name} gives queries, keys and values side by side"
-    if family.score_bias:
-        return f"{family.name} adds a bias of all heads to attention scores"
     if cutting_plan(family) == "auto" and not family.rotary:
         return f"there is no plan for {family.name}"
     for what, count in (("heads", spec.heads), ("heads of keys and values", spec.kv_heads)):

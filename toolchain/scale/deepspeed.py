@@ -7,7 +7,7 @@ r * n to (r + 1) * n of the flattened parameter, padded to R * n.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from toolchain.distill.engine import Moments, Weights, sum_gradients
 from toolchain.distill.optimizer import groups_of
 from toolchain.distill.records import StageRun
 from toolchain.scale.budget import bucket_of
+from toolchain.scale.pieces import gathering, joined, passes_in_any_order, whole
 from toolchain.scale.ready import import_deepspeed
 
 __all__ = ["Sharding", "Stage", "ZeRO"]
@@ -76,6 +77,8 @@ class ZeRO:
         self._student = modules["student"]
         self._names = list(self._student.state_dict(keep_vars=True))
         mine = {id(p) for p in self._student.parameters()}
+        # A surgery may have let some of them rest when the run ends.
+        self._learning = {id(p) for p in self._student.parameters() if p.requires_grad}
         groups = groups_of(modules, run.weight_decay)
         numbered = [(p, group) for group in groups for p in group["params"]]
         self._numbers = {id(p): number for number, (p, _) in enumerate(numbered)}
@@ -111,7 +114,7 @@ class ZeRO:
             # Else it keeps the whole gradient of every parameter that it owns a part of.
             self._zero._use_compact_grad_partition_buffer = lambda group: True  # noqa: ARG005
         if self._stage == 3:
-            _only_what_was_fetched(self._zero.parameter_offload)
+            passes_in_any_order(self._student, self._zero.parameter_offload)
         self._offloaded = stage == "offload"
         self._closed = False
 
@@ -147,6 +150,10 @@ class ZeRO:
                 group["lr"], group["rests"] = lr, number not in self._moved
             self._engine.step()
             self._moved.clear()
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        """Return a parameter of the student's whole; all ranks ask for it at the same time."""
+        return whole(parameter, self._accelerator.device) if self._stage == 3 else parameter
 
     def weights(self) -> Weights:
         """Yield the student's state, one tensor at a time; all ranks give their pieces."""
@@ -199,13 +206,13 @@ class ZeRO:
         self._closed = True
         for watch in self._watches:
             watch.remove()
-        whole = (
+        found = (
             {id(p): self._parameter(p) for p in self._student.parameters()}
             if (self._stage == 3)
             else {id(p): p.detach().clone() for p in self._student.parameters()}
         )
         self._engine.destroy()
-        _made_ordinary(self._student, whole)
+        _made_ordinary(self._student, found, self._learning)
 
     @property
     def _ranks(self) -> int:
@@ -267,12 +274,9 @@ class ZeRO:
         return self._gathered(held.ds_tensor, parameter)
 
     def _gathered(self, shard: Tensor, parameter: nn.Parameter) -> Tensor:
-        own = shard.detach().to(self._accelerator.device).contiguous()
-        pieces = [torch.empty_like(own) for _ in range(self._ranks)]
-        torch.distributed.all_gather(pieces, own)
         held: Any = parameter
         shape = held.ds_shape if self._stage == 3 else parameter.shape
-        return torch.cat(pieces)[: math.prod(shape)].view(shape)
+        return joined(shard, shape, self._accelerator.device)
 
     def _cut(self, value: Tensor, shard: Tensor) -> Tensor:
         size, rank = shard.numel(), int(self._accelerator.process_index)
@@ -297,7 +301,7 @@ def _config(stage: int, batch: int, *, elements: int, offload: bool = False) -> 
         # Clipping takes in what is not sharded, so its norm is ours.
         zero["compute_grad_norm"] = offload
     else:
-        zero |= {"stage3_param_persistence_threshold": 0}
+        zero |= gathering(elements)
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
@@ -311,40 +315,17 @@ def _config(stage: int, batch: int, *, elements: int, offload: bool = False) -> 
     }
 
 
-def _only_what_was_fetched(offload: Any) -> None:
-    """Let a module's weights be released after its backward pass only where one was begun.
-
-    A loss on hidden states enters the graph behind the outputs of the modules around a block, so
-    their end is seen without their beginning, which DeepSpeed takes for an error.
-    """
-    before, after = (
-        offload.pre_sub_module_backward_function,
-        offload.post_sub_module_backward_function,
-    )
-    begun: set[int] = set()
-
-    def begin(module: nn.Module) -> None:
-        begun.add(id(module))
-        before(module)
-
-    def end(module: nn.Module) -> None:
-        if id(module) in begun:
-            begun.discard(id(module))
-            after(module)
-
-    offload.pre_sub_module_backward_function = begin
-    offload.post_sub_module_backward_function = end
-
-
-def _made_ordinary(model: nn.Module, whole: Mapping[int, Tensor]) -> None:
+def _made_ordinary(
+    model: nn.Module, whole: Mapping[int, Tensor], learning: Collection[int]
+) -> None:
     """Put plain parameters in the place of DeepSpeed's; tied ones stay tied."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         own = dict(module._parameters)
         for _name, parameter in own.items():
             if parameter is not None and id(parameter) not in made:
-                plain = nn.Parameter(whole[id(parameter)], requires_grad=parameter.requires_grad)
-                made[id(parameter)] = plain
+                number = id(parameter)
+                made[number] = nn.Parameter(whole[number], requires_grad=number in learning)
         module._parameters = {
             name: None if parameter is None else made[id(parameter)]
             for name, parameter in own.items()

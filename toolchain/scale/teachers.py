@@ -5,6 +5,7 @@ Every rank runs the whole teacher on its own rows, with weights gathered module 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from toolchain.distill.extract import Request
 from toolchain.distill.teachers import OnlineTeacher, Teacher, TrainingModel
 from toolchain.models.family import Family
 from toolchain.models.loading import load_model
+from toolchain.scale.pieces import gathering, passes_in_any_order, whole
 from toolchain.scale.ready import import_deepspeed
 from toolchain.spec import ModelSpec
 
@@ -45,16 +47,28 @@ class ShardedTeacher:
 
     def open(self, requests: frozenset[Request], *, device: torch.device, bf16: bool) -> Teacher:
         """Return it as a teacher that runs beside the student."""
+        # A model whose modules were taken is there in fp32, which autocast reads as well.
+        model = self._model(device, bf16=bf16 and False not in self.held)
+        return OnlineTeacher(model, requests, device=device, bf16=bf16, placed=True)
+
+    def taken(self, device: torch.device) -> TrainingModel:
+        """Return it as a model in fp32 whose modules may run, and be gone back through, alone."""
+        return self._model(device, bf16=False)
+
+    def _model(self, device: torch.device, *, bf16: bool) -> TrainingModel:
         if bf16 not in self.held:
             self.held[bf16] = self._loaded(device, bf16)
-        model = TrainingModel(
-            model=self.held[bf16], family=self.family, spec=self.spec, rows=self.rows
+        return TrainingModel(
+            model=self.held[bf16],
+            family=self.family,
+            spec=self.spec,
+            rows=self.rows,
+            whole=partial(whole, device=device),
         )
-        return OnlineTeacher(model, requests, device=device, bf16=bf16, placed=True)
 
     def _loaded(self, device: torch.device, bf16: bool) -> PreTrainedModel:
         deepspeed = import_deepspeed(device)
-        config = _config(bf16=bf16, offload=self.placement == "offload")
+        config = _config(self.spec.params(), bf16=bf16, offload=self.placement == "offload")
         # While this object lives, from_pretrained keeps of each tensor it reads this rank's part.
         cutting = HfDeepSpeedConfig(config)
         model = load_model(
@@ -65,15 +79,16 @@ class ShardedTeacher:
             dtype=torch.bfloat16 if bf16 else torch.float32,
         )
         del cutting
-        deepspeed.initialize(
+        engine, *_ = deepspeed.initialize(
             model=model.eval().requires_grad_(False), config=config, dist_init_required=False
         )
+        passes_in_any_order(model, engine.optimizer)
         return model
 
 
-def _config(*, bf16: bool, offload: bool) -> dict[str, Any]:
+def _config(elements: int, *, bf16: bool, offload: bool) -> dict[str, Any]:
     """Return DeepSpeed's settings for a model that only answers."""
-    zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    zero: dict[str, Any] = {"stage": 3, **gathering(elements)}
     if offload:
         zero["offload_param"] = {"device": "cpu"}
     return {

@@ -351,6 +351,22 @@ def test_sampled_answers_follow_from_the_seed_and_leave_the_generators_alone() -
     assert new.rows == old.rows
 
 
+def test_what_is_said_of_a_row_does_not_depend_on_what_stands_beside_it() -> None:
+    student = decoder(seed=4)
+    prompts = [torch.tensor(ids) for ids in ([1, 9, 8, 7, 6], [1, 12], [1, 5, 30])]
+
+    def said(*numbers: int) -> list[list[int]]:
+        chosen = [prompts[n] for n in numbers]
+        found = sampled(student.model, chosen, tau=1.0, seed=3, max_new=9, numbers=numbers)
+        return [ids.tolist() for ids in found]
+
+    together = said(0, 1, 2)
+    assert [said(n)[0] for n in range(3)] == together
+    assert said(2, 0) == [together[2], together[0]]
+    first, other = sampled(student.model, [prompts[0]] * 2, tau=1.0, seed=3, max_new=9)
+    assert first.tolist() != other.tolist()
+
+
 def test_sampling_follows_the_students_distribution() -> None:
     student = decoder(seed=4)
     prompt = torch.tensor([1, 9, 8])

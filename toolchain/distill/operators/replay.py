@@ -60,13 +60,22 @@ class Replay(nn.Module):
             self.reference.fill_(loss)
 
     def keep(self, batch: "Batch") -> None:
-        """Put a batch's rows, those of all ranks, behind the others; the oldest make room."""
-        for part in _of_all_ranks(batch):
-            width = max(self.ids_RN.shape[1], part["ids_RN"].shape[1])
-            for name in _ROWS:
-                fill = _IGNORED if name == "labels_RN" else 0
-                both = (_wide(x, width, fill) for x in (getattr(self, name), part[name]))
-                setattr(self, name, torch.cat(tuple(both))[-self.capacity :])
+        """Put a batch's rows, those of all ranks, behind the others; the oldest make room.
+
+        They stand as in the global batch, of which the ranks have rows in turn; a rank for which
+        none was left has one of another's.
+        """
+        parts = _of_all_ranks(batch)
+        turns = torch.cat([torch.arange(len(part["ids_RN"])) for part in parts])
+        order = turns.argsort(stable=True)
+        numbers = torch.cat([part["numbers_R"] for part in parts])[order].tolist()
+        order = order[[numbers.index(number) for number in dict.fromkeys(numbers)]]
+        width = max(rows.shape[1] for rows in (self.ids_RN, *(part["ids_RN"] for part in parts)))
+        for name in _ROWS:
+            fill = _IGNORED if name == "labels_RN" else 0
+            new = torch.cat([_wide(part[name], width, fill) for part in parts])[order]
+            kept = torch.cat([_wide(getattr(self, name), width, fill), new])
+            setattr(self, name, kept[-self.capacity :])
 
     def drawn(self, batch: "Batch", generator: Generator) -> "Batch":
         """Return as many kept rows as the batch has, on its device; each rank its own."""

@@ -179,7 +179,7 @@ def _shared(student: "TrainingModel", teacher: "TrainingModel") -> "list[Paramet
     with torch.no_grad():
         for name, parameter in student.model.named_parameters():
             if not name.startswith(prefix):
-                parameter.copy_(theirs[name])
+                parameter.copy_(teacher.whole(theirs[name]))
                 found.append(parameter)
     return found
 

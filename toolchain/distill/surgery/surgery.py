@@ -52,9 +52,9 @@ class Surgery:
     """A kind of surgery with its settings. Base of all; a frozen dataclass.
 
     `hides` are kinds of the student's knowledge that cannot be read during it. `one_teacher` says
-    that it cannot work with several, `takes_modules` that it needs the teacher's own modules: a
-    `TrainingModel`, not one that is only read; where nothing of a teacher is asked for beside the
-    terms, `reads_teachers` is off. With `reshapes` the student's shape is an outcome: a
+    that it cannot work with several, `takes_modules` that it needs the teacher's own modules: one
+    that is `Takeable`, not only read; where nothing of a teacher is asked for beside the terms,
+    `reads_teachers` is off. With `reshapes` the student's shape is an outcome: a
     baseline undergoes it too, so that both end equally small. With `exact` the student is computed
     in fp32 whatever the run's precision, since another rounding would hide the one that is meant.
     """
@@ -74,4 +74,8 @@ class Surgery:
 
     @abstractmethod
     def begin(self, student: "TrainingModel", teachers: "Sequence[Readable]") -> Operation:
-        """Operate on the student, in place. Student and teachers are on the run's device."""
+        """Operate on the student, in place.
+
+        It is on the run's device, and so are teachers whose modules are taken, though the weights
+        of these may be there only while a module runs.
+        """
