@@ -289,7 +289,7 @@ class Distiller(nn.Module):
         among: Beside | None = None,
     ) -> Tensor:
         term = bound.term
-        if term.guide:
+        if term.guide and bound.objective.chooses(context.mask_BN.shape[1]):
             guide = knowledge(teacher, term.guide, max(1, pair.teacher_layer), context).detach()
             context = dataclasses.replace(context, guide=guide)
         module = self._module(f"{_safe(bound.name)}_objective")

@@ -32,6 +32,8 @@ __all__ = ["GuidedAngles", "LayerAngles", "SampleAngles", "WindowAngles"]
 Distance = Literal["squared", "huber"]
 # Numbers in one tensor of a piece, where vectors are gathered for every vertex.
 _PIECE = 1 << 21
+# Triples of all vertices that are held at once rather than visited pair by pair.
+AT_ONCE = 1 << 16
 # How many times as many places as partners may be visited.
 _CLOSE = 2
 
@@ -260,6 +262,10 @@ class GuidedAngles(_Angles):
             values_BR = values.view_as(counted_BR)
         return values_BR.sum(-1) / counted_BR.sum(-1).clamp(min=1)
 
+    def chooses(self, tokens: int) -> bool:
+        """Return whether there are more tokens or spans than are taken."""
+        return not self._is_all(-(-tokens // SPAN) if self.spans else tokens)
+
     def _is_all(self, places: int) -> bool:
         """Whether there is nothing to choose."""
         return places <= min(self.vertices, self.partners)
@@ -291,6 +297,9 @@ def of_all(student: Shape, teacher: Shape, groups: int, places: int) -> Footprin
     heads = student.split or 1
     vectors, others = (4 * groups * places * heads * (x.features or 1) for x in (student, teacher))
     pairs = 4 * groups * places**2 * heads
+    triples = places * pairs
+    if triples <= 4 * AT_ONCE:
+        return Footprint(vectors + 8 * pairs + 5 * triples, 2 * others + 3 * triples)
     return Footprint(vectors + 8 * pairs, 2 * others + 7 * pairs)
 
 

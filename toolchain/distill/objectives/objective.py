@@ -79,6 +79,10 @@ class Objective:
         """Return the positions its values have for tensors of this shape."""
         return shape.positions
 
+    def chooses(self, tokens: int) -> bool:  # noqa: ARG002
+        """Return whether its guide is read in batches of so many tokens."""
+        return bool(self.guide)
+
     def note(self, student: Shape, teacher: Shape) -> str:  # noqa: ARG002
         """Return what a user should know of it at these shapes before it runs; mostly nothing."""
         return ""

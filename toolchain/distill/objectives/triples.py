@@ -6,7 +6,8 @@ The cosine at vertex r between others a and c follows from inner products G alon
 
 times the inverse lengths q_a and q_c of both directions. So a triple costs a few additions instead
 of products of whole vectors, and removing a vector is q = 0. Triples are visited one `a` at a time
-and visited again in the backward pass: no tensor over all of them ever exists.
+and visited again in the backward pass: no tensor over all of them ever exists, but where they are
+so few that each visit would be shorter than its calls.
 
 Inner products are taken around a detached mean (angles are free of shifts), which keeps the digits
 of vectors far from the origin. Directions shorter than rounding are removed.
@@ -21,10 +22,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.nn.functional import pad
+from torch.nn.functional import huber_loss, mse_loss, pad
 from torch.utils.checkpoint import checkpoint
 
-from toolchain.distill.objectives.angles import Distance, piece_of
+from toolchain.distill.objectives.angles import AT_ONCE, Distance, piece_of
 
 __all__ = ["at_all", "at_chosen", "at_near", "at_some"]
 
@@ -231,7 +232,7 @@ def _side(
 
 def _inverse(squared: Tensor, ok: Tensor) -> Tensor:
     """Return the inverse lengths, 0 without a gradient where they are not ok."""
-    return torch.where(ok, torch.where(ok, squared, 1.0).rsqrt(), 0.0)
+    return squared.masked_fill(~ok, torch.inf).rsqrt()
 
 
 def _pairs_of(others: Tensor) -> Tensor:
@@ -254,8 +255,25 @@ def _diagonals(tokens: int) -> Rows:
 
 def _summed(rows: Rows, distance: Distance, student: _Side, teacher: _Side) -> Tensor:
     """Return the sum over a < c of the distance of two sides' cosines, per vertex (V)."""
+    if rows is _upper and len(student.h) * student.h.numel() <= AT_ONCE:
+        return _summed_at_once(distance, student, teacher)
     sums: Tensor = _Sum.apply(rows, distance, *student, *teacher)  # type: ignore[no-untyped-call]
     return sums
+
+
+def _summed_at_once(distance: Distance, student: _Side, teacher: _Side) -> Tensor:
+    """Return the same from tensors over all pairs: for few numbers, of which each step is short."""
+    compare = huber_loss if distance == "huber" else mse_loss
+    values = compare(_all_cosines(student), _all_cosines(teacher), reduction="none")
+    # One with itself is no pair.
+    return (values.sum((0, 1)) - values.diagonal(dim1=0, dim2=1).sum(-1)) / 2
+
+
+def _all_cosines(side: _Side) -> Tensor:
+    """Return the cosines between all others, in both orders, (K, K, V)."""
+    pairs, h, q = side
+    products = pairs.unsqueeze(2) if pairs.ndim == h.ndim else pairs
+    return (products - h[:, None] - h) * q[:, None] * q
 
 
 class _Sum(torch.autograd.Function):
