@@ -19,7 +19,7 @@ from typing import Any
 from toolchain.bench.environment import environment
 from toolchain.models.loading import load_classifier, load_tokenizer
 
-PRECISIONS = ("int8", "int8_smooth")
+PRECISIONS = ("int8", "int8_smooth", "int8_mixed")
 # Overrides of `toolchain finetune`, by task.
 TASKS: Mapping[str, Sequence[str]] = {
     "sst2": (),
