@@ -224,7 +224,6 @@ def test_methods_of_every_kind_train(method: str, build: Path, data: Path, tmp_p
             "metric accuracy does not fit the task qa, expected one of answer_f1",
         ),
         (["tokenizer=inside"], "qa answers token by token"),
-        (["formats=[onnx,openvino]"], "the data are for qa"),
         (["data.max_tokens=65"], "the teacher has 64 positions"),
         (["placement.teacher=streamed"], "compares where answers begin and end"),
         (["data.task=classify"], "lacks a label column"),
