@@ -13,7 +13,7 @@ from toolchain.recipe import Recipe
 from toolchain.room import EXPORTING, check_room
 from toolchain.scale.budget import Budget, Job, Placed, budget_of
 from toolchain.scale.hardware import parse_hardware
-from toolchain.scale.placing import live_only, resolve
+from toolchain.scale.placing import barred, resolve
 from toolchain.spec import ModelSpec
 
 __all__ = ["budgeted", "check_resources", "estimated", "token_lengths", "training_of"]
@@ -61,11 +61,11 @@ def budgeted(plan: Plan) -> Budget:
         for guides, spec, stages in training_of(plan)
         for stage in stages
     ]
-    live = live_only([stage.parts for stage in plan.stages])
+    bars = barred([stage.parts for stage in plan.stages])
     asked = plan.recipe.placement
     hardest = max(jobs, key=lambda job: budget_of(job, Placed(), hardware).rank_bytes)
     others = [job for job in jobs if job is not hardest]
-    return resolve(hardest, asked, hardware, live=live, beside=others)
+    return resolve(hardest, asked, hardware, bars=bars, beside=others)
 
 
 def estimated(plan: Plan, budget: Budget) -> Estimate:

@@ -22,7 +22,7 @@ from toolchain.plan.training import bound_to_all
 from toolchain.recipe import Placement, Recipe, StageTraining
 from toolchain.scale.budget import Job, Placed, budget_of
 from toolchain.scale.hardware import Hardware, parse_hardware
-from toolchain.scale.placing import Tried, cheapest, live_only, tried
+from toolchain.scale.placing import Tried, barred, cheapest, tried
 from toolchain.spec import ModelSpec, Task
 
 __all__ = ["Outlook", "make_outlook"]
@@ -121,12 +121,12 @@ def make_outlook(recipe: Recipe) -> Outlook:
     stage, job = max(
         jobs.items(), key=lambda named: budget_of(named[1], Placed(), machine).rank_bytes
     )
-    live = live_only([Parts(operators=composition.operators, surgery=composition.surgery)])
+    bars = barred([Parts(operators=composition.operators, surgery=composition.surgery)])
     others = [own for own in jobs.values() if own is not job]
 
     def cut_to(batch: int, asked: Placement) -> tuple[Tried, ...]:
         first, *rest = (replace(own, batch=min(own.batch, batch)) for own in (job, *others))
-        return tried(first, asked, machine, live=live, beside=rest)
+        return tried(first, asked, machine, bars=bars, beside=rest)
 
     most = max(own.batch for own in jobs.values())
     found = cut_to(most, recipe.placement)

@@ -7,8 +7,9 @@ weights over a slower link. Reading a cache costs least of all, but a pass over 
 it, so it comes last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from toolchain.distill.records import Parts
 from toolchain.errors import ResourceError, UsageError
@@ -17,9 +18,12 @@ from toolchain.scale.budget import Budget, Job, Placed, StudentPlace, TeacherPla
 from toolchain.scale.cuts import why_not_cut
 from toolchain.scale.hardware import Hardware
 
-__all__ = ["Tried", "cheapest", "live_only", "resolve", "tried"]
+__all__ = ["Tried", "barred", "cheapest", "resolve", "tried"]
 
 _TEACHERS: tuple[TeacherPlace, ...] = ("whole", "zero3", "tensor_parallel", "offload", "cached")
+# Teachers that are read from disk while the student trains.
+_READ: tuple[TeacherPlace, ...] = ("cached", "streamed")
+_FREE: Mapping[str, str] = MappingProxyType({})
 _STUDENTS: tuple[StudentPlace, ...] = ("whole", "zero1", "zero2", "zero3", "offload")
 
 
@@ -32,15 +36,22 @@ class Tried:
     refused: str | None
 
 
-def live_only(parts: Sequence[Parts]) -> str | None:
-    """Return why the teachers must be there while the student trains, or None."""
+def barred(parts: Sequence[Parts]) -> dict[str, str]:
+    """Return why teachers cannot lie at some places, by the place."""
+    found: dict[str, str] = {}
     for own in parts:
         if own.surgery is not None and own.surgery.takes_modules:
-            return f"{own.surgery.key} takes modules of the teacher"
+            taken = f"{own.surgery.key} takes modules of the teacher"
+            found |= dict.fromkeys(_READ, f"the teacher cannot be cached: {taken}")
+            found["tensor_parallel"] = f"{taken}, which must not be cut"
         for operator in own.operators:
             if operator.reruns:
-                return f"{operator.key}: {operator.reruns}"
-    return None
+                why = f"the teacher cannot be cached: {operator.key}: {operator.reruns}"
+                found |= dict.fromkeys(_READ, why)
+            if operator.speaks_with:
+                why = f"{operator.key} writes text with the teacher, which must be whole"
+                found |= dict.fromkeys(("zero3", "tensor_parallel", "offload"), why)
+    return found
 
 
 def tried(
@@ -48,15 +59,15 @@ def tried(
     asked: Placement,
     hardware: Hardware,
     *,
-    live: str | None = None,
+    bars: Mapping[str, str] = _FREE,
     strict: bool = True,
     beside: Sequence[Job] = (),
 ) -> tuple[Tried, ...]:
     """Return every placement that `asked` leaves open, cheapest first, each with its budget.
 
-    Jobs `beside` this one lie where it lies: a placement must fit all of them, and its budget is
-    that of the one that needs most there. Unless `strict`, what is asked for by name is not refused
-    for being pointless.
+    `bars` say why teachers cannot lie at some places. Jobs `beside` this one lie where it lies: a
+    placement must fit all of them, and its budget is that of the one that needs most there. Unless
+    `strict`, what is asked for by name is not refused for being pointless.
     """
     jobs = (job, *beside)
     teachers = _TEACHERS if asked.teacher == "auto" else (asked.teacher,)
@@ -67,7 +78,7 @@ def tried(
     pairs.sort(key=lambda p: (_rank(p), _TEACHERS.index(_made(p))))
     found = []
     for placed in pairs:
-        reason = _refused(placed, hardware, live, None if strict else asked)
+        reason = _refused(placed, hardware, bars, None if strict else asked)
         reason = reason or _uncuttable(jobs, placed, hardware)
         if reason:
             found.append(Tried(placed, None, reason))
@@ -89,7 +100,7 @@ def resolve(
     asked: Placement,
     hardware: Hardware,
     *,
-    live: str | None = None,
+    bars: Mapping[str, str] = _FREE,
     beside: Sequence[Job] = (),
 ) -> Budget:
     """Return the budget of the placement a run takes, the cheapest that fits all its jobs.
@@ -97,7 +108,7 @@ def resolve(
     Raises ResourceError when none fits, naming the cheapest that would; UsageError for one that
     makes no sense here.
     """
-    found = tried(job, asked, hardware, live=live, strict=False, beside=beside)
+    found = tried(job, asked, hardware, bars=bars, strict=False, beside=beside)
     chosen = cheapest(found)
     if chosen is not None and chosen.budget is not None:
         return chosen.budget
@@ -105,7 +116,7 @@ def resolve(
     if first.budget is None:
         raise UsageError(f"placement: {first.placed}: {first.refused}", "leave placement to auto")
     open_ = Placement(hardware=asked.hardware)
-    out = cheapest(tried(job, open_, hardware, live=live, beside=beside))
+    out = cheapest(tried(job, open_, hardware, bars=bars, beside=beside))
     way = (
         f"the cheapest placement that fits: {out.placed} (toolchain plan says what it needs); "
         if out
@@ -135,7 +146,7 @@ def _uncuttable(jobs: Sequence[Job], placed: Placed, hardware: Hardware) -> str 
 
 
 def _refused(
-    placed: Placed, hardware: Hardware, live: str | None, named: Placement | None
+    placed: Placed, hardware: Hardware, bars: Mapping[str, str], named: Placement | None
 ) -> str | None:
     """Return why a placement makes no sense here, whatever it needs.
 
@@ -154,6 +165,7 @@ def _refused(
         return f"{sharded[0]} divides among ranks, there is one"
     if "offload" in sides and not hardware.gpu:
         return "offload moves bytes from a GPU to host memory, here they are the same"
-    if placed.teacher in ("cached", "streamed") and live:
-        return f"the teacher cannot be cached: {live}"
+    # Pieces that are asked for by name are refused with a way out where their stage is known.
+    if named is None or named.teacher == "auto" or placed.teacher in _READ:
+        return bars.get(placed.teacher)
     return None

@@ -7,8 +7,9 @@ import pytest
 from transformers import AutoConfig
 
 from toolchain.distill.compose import compose
-from toolchain.distill.operators import Interchange
+from toolchain.distill.operators import Interchange, TeacherMixed
 from toolchain.distill.records import Parts
+from toolchain.distill.surgery import ReplaceModules
 from toolchain.distill.term import bind
 from toolchain.errors import ResourceError, UsageError
 from toolchain.models.family import family_of
@@ -17,7 +18,7 @@ from toolchain.scale.budget import Budget, Job, Placed, budget_of
 from toolchain.scale.captured import learned_params
 from toolchain.scale.cuts import cut_params, why_not_cut
 from toolchain.scale.hardware import Hardware
-from toolchain.scale.placing import cheapest, live_only, resolve, tried
+from toolchain.scale.placing import barred, cheapest, resolve, tried
 from toolchain.spec import ModelSpec
 
 Student = Literal["whole", "zero1", "zero2", "zero3", "offload"]
@@ -171,14 +172,43 @@ def test_placements_that_make_no_sense_say_why(
 
 
 def test_knowledge_that_does_not_exist_beforehand_cannot_be_cached() -> None:
-    live = live_only([Parts(operators=(Interchange(),))])
-    assert live is not None
+    bars = barred([Parts(operators=(Interchange(),))])
     asked = Placement(teacher="cached", student="whole")
-    (found,) = tried(job(), asked, gpus(1, 1e12), live=live)
+    (found,) = tried(job(), asked, gpus(1, 1e12), bars=bars)
     assert "cannot be cached: interchange: in every step" in str(found.refused)
     (free,) = tried(job(), asked, gpus(1, 1e12))
     assert free.refused is None
-    assert live_only([Parts()]) is None
+    assert not barred([Parts()])
+
+
+@pytest.mark.parametrize(
+    ("parts", "never", "reason"),
+    [
+        (Parts(surgery=ReplaceModules()), {"tensor_parallel", "cached"}, "takes modules of"),
+        (
+            Parts(operators=(TeacherMixed(),)),
+            {"zero3", "tensor_parallel", "offload", "cached"},
+            "writes text with the teacher",
+        ),
+    ],
+)
+def test_where_a_teacher_cannot_lie_is_not_chosen_for_it(
+    parts: Parts, never: set[str], reason: str
+) -> None:
+    asked = Placement(student="whole")
+    found = tried(job(), asked, gpus(2, 1e12), bars=barred([parts]))
+    refused = {one.placed.teacher: str(one.refused) for one in found if one.budget is None}
+    assert set(refused) == never
+    assert any(reason in said for said in refused.values())
+    # Named, the plan of its stage refuses it, with the way out.
+    (named,) = tried(
+        job(),
+        Placement(teacher="tensor_parallel", student="whole"),
+        gpus(2, 1e12),
+        bars=barred([parts]),
+        strict=False,
+    )
+    assert named.budget is not None
 
 
 def test_host_and_disk_count_where_they_are_known() -> None:
