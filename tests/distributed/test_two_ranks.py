@@ -71,9 +71,17 @@ WRITERS: dict[str, dict[str, Any]] = {
         "options": {"gkd_onpolicy": {"share": 1.0}},
         "run": {"batch_size": 2},
     },
+    "minillm by twos": {
+        "method": "minillm",
+        "options": {"minillm": {"alpha": 0.6}},
+        "run": {"batch_size": 2},
+    },
     "dskd of decoders": {"method": "dskd"},
 }  # fmt: skip
 """Decoders: what they say themselves, and what they said before."""
+
+TOGETHER = ("minillm", "minillm by twos")
+"""The teacher writes too."""
 
 OTHERS = SURGERIES | READERS | WRITERS
 
@@ -99,7 +107,8 @@ def case(
     chosen = teachers[: 2 if more["method"] in ("mt_bert", "dgkd", "tmkd") else 1]
     if name in WRITERS:
         # GPT-2's tokens and places have tables, and its head is the table of tokens.
-        chosen = [saved(folder, "gpt2" if name == "gkd_onpolicy" else "llama")]
+        family = "gpt2" if name == "gkd_onpolicy" else "llama"
+        chosen = [saved(folder, family, soon=name == "minillm by twos")]
     return {
         "teachers": [str(t) for t in chosen],
         "data": str(data),
@@ -110,12 +119,13 @@ def case(
     }
 
 
-def saved(folder: Path, name: str) -> Path:
-    """Return a decoder, written when it is first asked for."""
-    root = folder / name
+def saved(folder: Path, name: str, *, soon: bool = False) -> Path:
+    """Return a decoder, written when it is first asked for; half of its tokens may end a text."""
+    root = folder / (f"{name}-soon" if soon else name)
     if not root.exists():
         steady = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        model = zoo.make(name, "causal_lm", eos_token_id=2, **(steady if name == "gpt2" else {}))
+        ends = list(range(2, zoo.VOCAB, 2)) if soon else 2
+        model = zoo.make(name, "causal_lm", eos_token_id=ends, **(steady if name == "gpt2" else {}))
         zoo.save(model, root)
     return root
 
@@ -161,7 +171,7 @@ def test_a_teacher_cut_over_ranks(
     # Predictions, hidden states, relations of queries, keys and values; students whole.
     cases = [
         case(n, tmp_path, [steady, second], task_folder, teacher="tensor_parallel")
-        for n in ("kd", "tinybert", "minilm_v2", "mt_bert", "dskd", "dskd of decoders")
+        for n in ("kd", "tinybert", "minilm_v2", "mt_bert", "dskd", "dskd of decoders", *TOGETHER)
     ]
     mixed = [
         case(MIXED, tmp_path, [steady], task_folder, teacher=teacher)
@@ -191,6 +201,8 @@ def test_each_stage_of_zero_and_a_teacher_in_pieces(
         ("zero3", "offload", "dskd"),
         ("zero3", "whole", "lrc_bert+dist"),
         ("zero3", "whole", "gkd_onpolicy by twos"),
+        *(("zero3", "zero3", name) for name in TOGETHER),
+        ("whole", "offload", "minillm by twos"),
     ]
     cases = [
         case(n, tmp_path, [steady, second], task_folder, student=s, teacher=t) for s, t, n in wanted

@@ -26,6 +26,7 @@ from transformers import (
 
 from toolchain.data.batching import Batch
 from toolchain.data.masking import IGNORED
+from toolchain.distill.mixing import Mixed
 from toolchain.distill.ranks import summed
 
 __all__ = ["beams", "end_tokens", "prompts_of", "sampled", "with_answers"]
@@ -57,25 +58,27 @@ def sampled(
     seed: int,
     max_new: int,
     numbers: Sequence[int] | None = None,
-    mixed: LogitsProcessor | None = None,
+    mixed: Mixed | None = None,
+    width: int | None = None,
     abreast: bool = False,
 ) -> list[Tensor]:
     """Return an answer (ids, its end token included) to each prompt, sampled at temperature tau.
 
     What is `mixed` in changes the scores of each token before it is drawn. The same seed gives the
     same answer to the prompt of the same number (None: its place), whatever stands beside it; the
-    generators of the process are left as they were. With `abreast` all ranks run the model equally
-    often: weights that are gathered for each pass need all of them in it. A rank without prompts
-    takes part.
+    generators of the process are left as they were. Prompts are padded to `width` (None: the
+    longest). With `abreast` all ranks run the model, and what is mixed in, equally often: weights
+    that are gathered for each pass need all of them in it. A rank without prompts takes part.
     """
     config = _config(model, max_new, **_GREEDY)
     numbers = range(len(prompts)) if numbers is None else numbers
-    with _answering(model, config), _abreast(model) if abreast else nullcontext():
+    with _answering(model, config), _abreast(model, mixed) if abreast else nullcontext():
         if not prompts:
             return []
+        width = width or max(map(len, prompts))
         luck_RN = np.stack([np.random.default_rng([seed, n]).random(max_new) for n in numbers])
-        drawing = _Drawing(torch.from_numpy(luck_RN), tau, max(map(len, prompts)))
-        made_RN = _generate(model, prompts, config, *([mixed] if mixed else []), drawing)
+        drawing = _Drawing(torch.from_numpy(luck_RN), tau, width)
+        made_RN = _generate(model, prompts, width, config, *([mixed] if mixed else []), drawing)
     return [_ended(ids, end_tokens(model)) for ids in made_RN]
 
 
@@ -85,7 +88,8 @@ def beams(
     """Return the answers beam search ends with for each prompt, the most probable first."""
     config = _config(model, max_new, **_GREEDY, num_beams=width, num_return_sequences=width)
     with _answering(model, config):
-        answers = [_ended(ids, end_tokens(model)) for ids in _generate(model, prompts, config)]
+        made_RN = _generate(model, prompts, max(map(len, prompts)), config)
+    answers = [_ended(ids, end_tokens(model)) for ids in made_RN]
     return [answers[i : i + width] for i in range(0, len(answers), width)]
 
 
@@ -149,7 +153,7 @@ class _Drawing(LogitsProcessor):
 
 
 @contextmanager
-def _abreast(model: PreTrainedModel) -> Iterator[None]:
+def _abreast(model: PreTrainedModel, mixed: Mixed | None) -> Iterator[None]:
     """Run the model as often as any rank does: who is done runs it on one token.
 
     Before each pass ranks say whether they still write; the last time, none does.
@@ -167,16 +171,18 @@ def _abreast(model: PreTrainedModel) -> Iterator[None]:
     with torch.no_grad():
         while summed({"writing": 0.0})["writing"]:
             model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
+            if mixed:
+                mixed.idle()
 
 
 def _generate(
     model: PreTrainedModel,
     prompts: Sequence[Tensor],
+    width: int,
     config: GenerationConfig,
     *processors: LogitsProcessor,
 ) -> Tensor:
     """Return what follows each prompt, (R, N) or (R * beams, N), padded on the right."""
-    width = max(len(prompt) for prompt in prompts)
     ids_RW = prompts[0].new_full((len(prompts), width), int(config.pad_token_id))
     mask_RW = torch.zeros_like(ids_RW)
     for r, prompt in enumerate(prompts):

@@ -147,14 +147,18 @@ class StepPasses:
             return batch
         width = int(ends["width"])
         # Prompts are padded to the longest, and positions are counted from there.
-        room = int(min(width + ends["shortest"], self._spec.max_tokens - ends["longest"]))
-        mixed = None
-        if teacher and chosen:
+        longest = int(ends["longest"])
+        room = int(min(width + ends["shortest"], self._spec.max_tokens - longest))
+        abreast, mixed = self._abreast, None
+        if teacher:
             (other,) = self._teachers
             assert isinstance(other, Speaker), "the plan refuses that"
-            mixed = Mixed(other, teacher, chosen)
+            # A rank without prompts has the teacher read some text with the others.
+            texts = chosen or [batch.labels.new_zeros(1)]
+            mixed = Mixed(other, teacher, texts, longest)
+            abreast |= other.abreast
         with self._clock("generation"):
-            texts = sampled(
+            said = sampled(
                 self._model,
                 chosen,
                 tau=tau,
@@ -162,11 +166,12 @@ class StepPasses:
                 max_new=room,
                 numbers=[batch.rows[row] for row in rows],
                 mixed=mixed,
-                abreast=self._abreast,
+                width=longest,
+                abreast=abreast,
             )
         if not rows:
             return batch
-        made = iter(texts)
+        made = iter(said)
         answers = [
             self._teacher_ids(next(made))[: width - len(ids)] if wanted else ids[:0]
             for ids, wanted in zip(prompts, asked, strict=True)

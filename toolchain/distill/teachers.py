@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from toolchain.data.batching import Batch, Rows
 from toolchain.distill.capture import Captures, Gather, Recorder, as_it_lies, sparing
 from toolchain.distill.extract import Request
+from toolchain.distill.mixing import next_of
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
 from toolchain.models.family import Family
@@ -102,7 +103,7 @@ class Teacher(Protocol):
 class OnlineTeacher:
     """Runs the model on every batch: evaluation mode, no gradient, no dropout.
 
-    A `placed` model lies where it is to lie, as it is to lie there.
+    A `placed` model lies where it is to lie, as it is to lie there: in pieces.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class OnlineTeacher:
     ) -> None:
         if not placed:
             torch.nn.Module.to(teacher.model, device)
-        self.spec, self.rows = teacher.spec, teacher.rows
+        self.spec, self.rows, self.abreast = teacher.spec, teacher.rows, placed
         self._model = teacher.model.eval().requires_grad_(False)
         if bf16 and not placed:
             _cast_once(self._model)
@@ -145,17 +146,9 @@ class OnlineTeacher:
 
         `ids_RN` are the tokens behind those of `past`, `mask_RN` is 1 at real tokens of both.
         """
-        places_RN = (mask_RN.cumsum(-1) - 1).clamp(min=0)[:, -ids_RN.shape[1] :]
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast:
-            said = self._model(
-                input_ids=ids_RN,
-                attention_mask=mask_RN,
-                position_ids=places_RN,
-                past_key_values=past,
-                use_cache=True,
-            )
-        return logits_of(said)[:, -1], said["past_key_values"]
+            return next_of(self._model, ids_RN, mask_RN, past)
 
     def close(self) -> None:
         """Remove the hooks and give the model back as it came."""

@@ -47,10 +47,3 @@ def _check_teacher(wanted: str, stage: StagePlan) -> None:
             "student's rows, and modules that are cut must have the rows of all processes",
             "use zero3, or whole",
         )
-    for operator in stage.parts.operators:
-        if operator.speaks_with:
-            raise UsageError(
-                f"placement.teacher={wanted}: {operator.key} writes text with the teacher, token "
-                "by token, and every process texts of its own length",
-                "use placement.teacher=whole, or gkd_onpolicy, which has it read whole texts",
-            )

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from toolchain.data.batching import Batch, Rows
 from toolchain.distill.capture import Captures, Recorder
 from toolchain.distill.extract import Request
+from toolchain.distill.mixing import next_of
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
 from toolchain.distill.ranks import gathered, place, whole_heads
@@ -89,6 +90,8 @@ class CutTeacher:
     All ranks ask it at the same time, as often and with patches of the same tensors.
     """
 
+    abreast = True
+
     def __init__(
         self, teacher: CutModel, model: PreTrainedModel, requests: Iterable[Request], *, bf16: bool
     ) -> None:
@@ -101,9 +104,7 @@ class CutTeacher:
     def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return what the model knows of this rank's batch."""
         mask_BN = batch.mask_BN
-        counts = gathered(mask_BN.new_tensor([mask_BN.shape[0]])).tolist()
-        first = sum(counts[: place()[0]])
-        self._own = (slice(first, first + mask_BN.shape[0]), slice(mask_BN.shape[1]))
+        self._own = _own_part(mask_BN)
         padding = self._model.config.pad_token_id or 0
         inputs = {
             # Some models count positions, or look for the last token, by what is padding.
@@ -116,6 +117,19 @@ class CutTeacher:
             logits = self._kept(Request("logits"), logits_of(self._model(**inputs)))
         rows = positions_of(self.spec.task, batch.labels)
         return self._recorder.take(rows.rows(logits), rows.rows)
+
+    def next_token(
+        self, ids_RN: Tensor, mask_RN: Tensor, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
+        """Return logits (R, V) behind this rank's texts, and what is kept of those of all ranks.
+
+        Texts of all ranks are equally long; see `OnlineTeacher`.
+        """
+        self._own = _own_part(ids_RN)
+        autocast = torch.autocast(ids_RN.device.type, torch.bfloat16, enabled=self._bf16)
+        with torch.no_grad(), autocast:
+            said, kept = next_of(self._model, gathered(ids_RN), gathered(mask_RN), past)
+        return said[self._own[0]], kept
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -139,6 +153,13 @@ class CutTeacher:
             return gathered(patch(state_BND[self._own]))
 
         return patched
+
+
+def _own_part(mask_BN: Tensor) -> tuple[slice, slice]:
+    """Return which rows and tokens are this rank's among those of all."""
+    counts = gathered(mask_BN.new_tensor([mask_BN.shape[0]])).tolist()
+    first = sum(counts[: place()[0]])
+    return slice(first, first + mask_BN.shape[0]), slice(mask_BN.shape[1])
 
 
 def _count_own_heads(model: PreTrainedModel, family: Family) -> None:

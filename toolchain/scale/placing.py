@@ -48,9 +48,6 @@ def barred(parts: Sequence[Parts]) -> dict[str, str]:
             if operator.reruns:
                 why = f"the teacher cannot be cached: {operator.key}: {operator.reruns}"
                 found |= dict.fromkeys(_READ, why)
-            if operator.speaks_with:
-                why = f"{operator.key} writes text with the teacher, which must be whole"
-                found |= dict.fromkeys(("zero3", "tensor_parallel", "offload"), why)
     return found
 
 

@@ -408,7 +408,7 @@ def steps_of(
     """What the mixture says at each step of writing the answers (R, T); scores (R, T, V)."""
     width = max(map(len, prompts))
     ids = torch.stack([torch.cat([p.new_zeros(width - len(p)), p]) for p in prompts])
-    mixed = Mixed(teacher, alpha, prompts)
+    mixed = Mixed(teacher, alpha, prompts, width)
     for t in range(answers.shape[1]):
         yield mixed(torch.cat([ids, answers[:, :t]], dim=1), scores[:, t])
 

@@ -81,8 +81,7 @@ class Operator:
     Those of an operator with a view are in its view alone. `reruns` says why the teacher must run
     beside the student: what it knows of the rows of the data is not enough. Empty where it is.
     `asks_teachers` says that its view runs the teachers itself and reads nothing they know of the
-    plain batch. `one_teacher` says that it works with one alone, `speaks_with` that it writes text
-    with it, which must be whole.
+    plain batch. `one_teacher` says that it works with one alone.
     """
 
     key: ClassVar[str] = ""
@@ -91,7 +90,6 @@ class Operator:
     invents_labels: ClassVar[bool] = False
     asks_teachers: ClassVar[bool] = False
     one_teacher: ClassVar[bool] = False
-    speaks_with: ClassVar[bool] = False
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Raise Unfit when these models cannot be operated on."""

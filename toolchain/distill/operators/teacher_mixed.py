@@ -34,7 +34,6 @@ class TeacherMixed(Operator):
     invents_labels: ClassVar[bool] = True
     asks_teachers: ClassVar[bool] = True
     one_teacher: ClassVar[bool] = True
-    speaks_with: ClassVar[bool] = True
     alpha: float = 0.2
 
     def check(self, student: ModelSpec, teacher: ModelSpec) -> None:
