@@ -186,11 +186,10 @@ def do_step(
     key = digest_of(
         {"step": name, "version": __version__, "inputs": dict(inputs), "config": config}
     )
-    folder = place.folder(name)
+    folder, work = place.folder(name), place.work(name, key)
+    launch.share(work)
     if not processes.is_main():
-        return _beside_main(
-            folder, name, inputs, write if together else None, place.work(name, key)
-        )
+        return _beside_main(folder, name, inputs, write if together else None, work)
     found = Artifact.find(folder, key)
     launch.told(found is not None)
     if found:
@@ -199,7 +198,6 @@ def do_step(
         return Done(name=name, artifact=found, seconds=seconds, inputs=inputs, skipped=True)
     progress.event("step", step=name, key=key)
     started = time.monotonic()
-    work = place.work(name, key)
     made_by: dict[str, Any] = {"step": name, "key": key, "version": __version__}
     with drafting(folder, made_by) as draft:
         draft.parent = next(iter(inputs.values()), "")

@@ -235,6 +235,7 @@ class Teaching:
     def _stream(self) -> None:
         """Stream the teachers into caches of the run, and read them from there."""
         folder = self.log.place.work("cache", self.plan.recipe_digest)
+        launch.share(folder)
         if processes.is_main():
             self.cache(folder)
         launch.meet()

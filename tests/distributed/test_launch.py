@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.conftest import make_teacher
-from tests.distributed.conftest import STEADY, Ranks, free_port
+from tests.distributed.conftest import STEADY, Ranks, check_equal, free_port
 from toolchain.artifact import Artifact
 from toolchain.errors import StepError
 from toolchain.scale import launch
@@ -87,6 +89,55 @@ def test_other_launchers_make_what_torchrun_makes(
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-7)
 
 
+def on_machine(number: int, port: int) -> list[str]:
+    """Return the words of the launcher of one of two machines, with one process each."""
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    nodes = ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
+    return ["-m", "torch.distributed.run", *nodes, *meeting, "-m", "toolchain"]
+
+
+@pytest.mark.slow
+def test_two_machines_make_what_one_process_makes(
+    sharding: Ranks,
+    steady: Path,
+    small: Path,
+    command: list[str],
+    task_folder: Path,
+    tmp_path: Path,
+) -> None:
+    port, both, one = free_port(), tmp_path / "both", tmp_path / "one"
+    launchers = [
+        sharding.start([*on_machine(number, port), *command, "-o", str(both)], 1)[0]
+        for number in (0, 1)
+    ]
+    said = [launcher.communicate(timeout=300)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
+    alone = [*words(steady, small, task_folder), "--max-steps", "6"]
+    sharding.run(["-m", "toolchain", *alone, "-o", str(one)], 1)
+    weights = "model.safetensors"
+    check_equal(one / weights, both / weights, small / weights)
+
+
+@pytest.mark.slow
+def test_machines_that_share_no_folder_are_told(
+    sharding: Ranks, command: list[str], tmp_path: Path
+) -> None:
+    port = free_port()
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+    launchers = [
+        sharding.start(
+            [*on_machine(number, port), *command, "-o", str(tmp_path / str(number) / "out")], 1
+        )[0]
+        for number in (0, 1)
+    ]
+    first, second = (launcher.communicate(timeout=300)[1] for launcher in launchers)
+    assert all(launcher.returncode for launcher in launchers)
+    assert "process 1 of 2 does not see there what the first one writes" in " ".join(second.split())
+    assert "another one has ended" in first
+    assert not list(tmp_path.glob("*/out"))
+
+
 @pytest.mark.slow
 def test_compress_trains_on_all_processes_and_the_first_does_the_rest(
     sharding: Ranks, steady: Path, task_folder: Path, tmp_path: Path
@@ -113,6 +164,27 @@ def test_nobody_imports_deepspeed_or_hears_of_it_unasked(
     assert process.returncode == 0, errors
     assert "accelerator" not in errors
     assert "deepspeed" not in errors.lower()
+
+
+def test_other_machines_are_told_an_address_that_reaches_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "to be put back")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    interfaces = {
+        name: [one.address for one in found if one.family == socket.AF_INET]
+        for name, found in psutil.net_if_addrs().items()
+    }
+    for name, addresses in interfaces.items():
+        for address in addresses:
+            monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+            monkeypatch.setenv("MASTER_ADDR", address)
+            launch._be_found()
+            assert os.environ["GLOO_SOCKET_IFNAME"] == name
+    # Who chose one keeps it.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    launch._be_found()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
 
 
 def test_a_first_process_that_cannot_be_reached_is_said(

@@ -3,12 +3,12 @@
 A plan for GPUs needs none: their number and memory are enough.
 """
 
-import os
 import re
 from dataclasses import dataclass
 
 from toolchain import hardware
 from toolchain.errors import UsageError
+from toolchain.scale import processes
 
 __all__ = ["Hardware", "parse_hardware", "this_machine"]
 
@@ -73,13 +73,17 @@ def parse_hardware(text: str | None) -> Hardware:
 
 
 def this_machine() -> Hardware:
-    """Return what a run started here has: the ranks a launcher made, one without a launcher."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    """Return what a run started here has: the ranks a launcher made, one without a launcher.
+
+    Of several machines all are taken to be as this one.
+    """
+    ranks, local = processes.ranks(), processes.local_ranks()
     memory = hardware.memory_bytes()
     gpu = hardware.gpu_bytes()
     if gpu is not None:
-        return Hardware(ranks=ranks, rank_bytes=gpu, gpu=True, host_bytes=memory)
-    return Hardware(ranks=ranks, rank_bytes=memory // ranks, gpu=False)
+        every = memory * ranks // local
+        return Hardware(ranks=ranks, rank_bytes=gpu, gpu=True, host_bytes=every)
+    return Hardware(ranks=ranks, rank_bytes=memory // local, gpu=False)
 
 
 def _bytes(size: str, text: str) -> int:

@@ -10,13 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import psutil
 
 from toolchain import hardware
 from toolchain.errors import StepError
 from toolchain.scale.processes import is_main, local_ranks, rank, ranks
 
-__all__ = ["joined", "main_first", "meet", "part", "told"]
+__all__ = ["joined", "main_first", "meet", "part", "share", "told"]
 
 # Collectives of a step: a peer that died is noticed at once, one that hangs after this long.
 _STEP = timedelta(minutes=30)
@@ -49,10 +53,11 @@ def joined() -> Iterator[None]:
         yield
         return
     _reach_the_first()
+    _be_found()
     import torch
 
-    # torch's own launcher counts the processes of a machine, others leave it out.
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(ranks()))
+    # Not every launcher says it where others look for it.
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(local_ranks()))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, hardware.cores() // local_ranks())))
     cuda = torch.cuda.is_available()
     if cuda:
@@ -94,6 +99,27 @@ def _reach_the_first() -> None:
             ) from error
 
 
+def _be_found() -> None:
+    """Have gloo tell other machines the address they can reach this one at.
+
+    It takes the one the machine's own name stands for, which many systems set to one of loopback.
+    Here it is that of the interface from which the first process is reached.
+    """
+    first = (os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
+    try:
+        kind, *_, address = socket.getaddrinfo(*first, type=socket.SOCK_DGRAM)[0]
+    except OSError:
+        # The first process need not know itself by that name.
+        return
+    with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+        # No packet is sent: the system only chooses a way.
+        probe.connect(address)
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in (one.address.partition("%")[0] for one in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
 def part() -> None:
     """Let the processes go each its way; nothing to do for one by itself, or a second time."""
     if not _waiting:
@@ -120,6 +146,30 @@ def told(value: Any) -> Any:
     torch.distributed.broadcast_object_list(said, src=0, group=_waiting[-1])
     torch.distributed.barrier(group=_waiting[-1])
     return said[0]
+
+
+def share(folder: Path) -> None:
+    """Raise StepError unless all processes see what the main one writes into a folder.
+
+    Those of several machines may each have a disk of its own under that name.
+    """
+    if not _waiting:
+        return
+    probe = folder / f".{told(uuid4().hex)}"
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    meet()
+    seen = probe.exists()
+    meet()
+    if is_main():
+        probe.unlink()
+    if not seen:
+        raise StepError(
+            f"{folder.parent}: process {rank()} of {ranks()} does not see there what the first one "
+            "writes",
+            "give an output folder on a file system that all machines share",
+        )
 
 
 @contextmanager

@@ -20,7 +20,9 @@ def ranks() -> int:
 
 def local_ranks() -> int:
     """Return how many of them share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks())))
+    # As torch's launcher says it, and as DeepSpeed's does; others start all of them here.
+    said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")
+    return int(said or ranks())
 
 
 def is_main() -> bool:

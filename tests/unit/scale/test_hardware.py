@@ -52,6 +52,22 @@ def test_left_out_it_is_this_machine_with_the_ranks_of_the_launcher(
     assert this_machine().ranks == 4
 
 
+@pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
+def test_processes_of_other_machines_take_no_memory_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for own in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(own, raising=False)
+    monkeypatch.setattr("toolchain.hardware.gpu_bytes", lambda: None)
+    monkeypatch.setattr("toolchain.hardware.memory_bytes", lambda: 16 << 30)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert this_machine().rank_bytes == 4 << 30
+    monkeypatch.setenv(name, "2")
+    assert this_machine().rank_bytes == 8 << 30
+    monkeypatch.setattr("toolchain.hardware.gpu_bytes", lambda: 40 << 30)
+    assert this_machine().host_bytes == 32 << 30
+
+
 def test_it_is_printed_as_it_is_written() -> None:
     assert [str(parse_hardware(t)) for t in ("8x40GB", "40GB", "2xhost", "host")] == [
         "8x40GB", "1x40GB", "2xhost", "host",
