@@ -1,4 +1,4 @@
-"""One rank that reads teachers cut over ranks, beside the same teachers whole on its own rows."""
+"""One rank that reads cut teachers and runs blocks of theirs, beside the same ones whole."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from toolchain.distill.extract import Request
 from toolchain.distill.teachers import OnlineTeacher, TrainingModel
 from toolchain.models.checkpoint import inspect
 from toolchain.models.loading import load_model
+from toolchain.models.outputs import logits_of
 from toolchain.scale.cut import CutModel
 from toolchain.spec import Task
 
@@ -66,11 +67,44 @@ def compare(root: Path, name: str, task: Task, rank: int) -> dict[str, object]:
     return numbers
 
 
+def compare_blocks(root: Path, name: str, task: Task, rank: int) -> None:
+    """A whole model whose third block is the cut one's says, and learns, what it does by itself."""
+    found = inspect(root / f"{name}-{task}".replace(" ", "-"))
+    model = load_model(found.root, task).eval()
+    model.config.use_cache = False
+    cut = CutModel(folder=found.root, family=found.family, spec=found.spec).taken(CPU)
+    cut.model.requires_grad_(False)
+    here = batch(name, task, rank)
+    path = found.family.block_prefix(3).removesuffix(".")
+    ours, theirs = model.get_submodule(path), cut.model.get_submodule(path)
+
+    def learned() -> list[torch.Tensor]:
+        said = logits_of(model(**here.inputs))[here.mask_BN.bool() if task != "classify" else ...]
+        model.zero_grad()
+        (said * torch.arange(1.0, said.shape[-1] + 1).cos()).sum().backward()
+        # MPNet's table of biases is the teacher's, and rests while blocks of it stand in.
+        others = (path, "mpnet.encoder.relative_attention_bias")
+        grads = [p.grad for n, p in model.named_parameters() if not n.startswith(others)]
+        return [said.detach(), *(grad.clone() for grad in grads if grad is not None)]
+
+    alone = learned()
+    ours.forward = lambda *args, **kwargs: cut.blocks([theirs], args, kwargs)
+    cut.blocks.before(here.inputs)
+    beside = learned()
+    assert all(p.grad is None for p in ours.parameters())
+    largest = max(float(tensor.abs().max()) for tensor in alone)
+    for one, other in zip(beside, alone, strict=True):
+        # Gradients of a thousand stand beside some that are rounding alone.
+        assert (one - other).abs().max() <= 1e-5 * largest, (name, task)
+
+
 def main(root: str, out: str) -> None:
     torch.set_num_threads(1)
     Accelerator(cpu=True)
     rank = int(os.environ["RANK"])
     counted = {f"{n} {t}": compare(Path(root), n, t, rank) for n, t in FAMILIES}
+    for name, task in FAMILIES:
+        compare_blocks(Path(root), name, task, rank)
     Path(f"{out}.{rank}").write_text(json.dumps(counted))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

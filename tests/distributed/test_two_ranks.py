@@ -92,8 +92,15 @@ WRITERS: dict[str, dict[str, Any]] = {
         "run": {"batch_size": 2},
     },
     "dskd of decoders": {"method": "dskd"},
+    "theseus of decoders": {"method": "theseus"},
 }  # fmt: skip
-"""Decoders: what they say themselves, and what they said before."""
+"""Decoders: what they say themselves, and what they said before; states and blocks of them."""
+
+CUT = (
+    "kd", "tinybert", "minilm_v2", "mt_bert", "dskd", "dskd of decoders", "theseus",
+    "theseus to the end", "theseus of decoders",
+)  # fmt: skip
+"""Predictions, states, relations of queries, keys and values, a head, blocks; students whole."""
 
 TOGETHER = ("minillm", "minillm by twos")
 """The teacher writes too."""
@@ -183,10 +190,9 @@ def test_whole_students_learn_what_one_process_teaches_them(
 def test_a_teacher_cut_over_ranks(
     ranks: Ranks, alone: Path, steady: Path, second: Path, task_folder: Path, tmp_path: Path
 ) -> None:
-    # Predictions, hidden states, relations of queries, keys and values; students whole.
     cases = [
         case(n, tmp_path, [steady, second], task_folder, teacher="tensor_parallel")
-        for n in ("kd", "tinybert", "minilm_v2", "mt_bert", "dskd", "dskd of decoders", *TOGETHER)
+        for n in (*CUT, *TOGETHER)
     ]
     mixed = [
         case(MIXED, tmp_path, [steady], task_folder, teacher=teacher)

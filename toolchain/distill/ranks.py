@@ -15,7 +15,9 @@ from torch import Tensor
 
 from toolchain.distill.context import Context
 
-__all__ = ["Beside", "beside", "gathered", "most", "place", "summed", "whole_heads"]
+__all__ = [
+    "Beside", "beside", "gathered", "most", "of_all", "own_part", "place", "summed", "whole_heads",
+]  # fmt: skip
 
 
 def place() -> tuple[int, int]:
@@ -58,6 +60,22 @@ def gathered(values: Tensor) -> Tensor:
     """
     found: Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]
     return found
+
+
+def of_all(inputs: Mapping[str, Tensor], padding: int) -> dict[str, Tensor]:
+    """Return what a model reads of all ranks' rows, (B, N) each; `padding` is the token of it."""
+    return {
+        # Some models count positions, or look for the last token, by what is padding.
+        name: gathered(ids - padding) + padding if name == "input_ids" else gathered(ids)
+        for name, ids in inputs.items()
+    }
+
+
+def own_part(ids_BN: Tensor) -> tuple[slice, slice]:
+    """Return which rows and tokens are this rank's among those of all."""
+    counts = gathered(ids_BN.new_tensor([ids_BN.shape[0]])).tolist()
+    first = sum(counts[: place()[0]])
+    return slice(first, first + ids_BN.shape[0]), slice(ids_BN.shape[1])
 
 
 def whole_heads(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,6 +11,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from toolchain.data.batching import Batch, Rows
+from toolchain.distill.blocks import Blocks, InTurn
 from toolchain.distill.capture import Captures, Gather, Recorder, as_it_lies, sparing
 from toolchain.distill.extract import Request
 from toolchain.distill.mixing import next_of
@@ -30,7 +31,8 @@ class TrainingModel:
 
     A student with a `vocabulary` reads ids of its own for the ids its teachers read. A teacher with
     `rows` has another tokenizer than the student: these are the student's rows in its tokens.
-    `whole` makes whole what is read of its parameters beside its passes.
+    `whole` makes whole what is read of its parameters beside its passes, `blocks` runs blocks of it
+    by themselves.
     """
 
     model: PreTrainedModel
@@ -39,6 +41,7 @@ class TrainingModel:
     vocabulary: Vocabulary | None = None
     rows: Rows | None = None
     whole: Gather = as_it_lies
+    blocks: Blocks = field(default_factory=InTurn)
 
     def reading(self, rows: Rows | None) -> "TrainingModel":
         """Return it with rows of its own."""

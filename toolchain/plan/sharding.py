@@ -34,16 +34,3 @@ def check_sharding(placement: Placement, stages: Sequence[StagePlan]) -> None:
     ):
         if sharded:
             check_deepspeed(f"placement.{role}={wanted}", cuda=hardware.has_cuda())
-    for stage in stages:
-        if teacher or cut:
-            _check_teacher(placement.teacher, stage)
-
-
-def _check_teacher(wanted: str, stage: StagePlan) -> None:
-    surgery = stage.parts.surgery
-    if wanted == "tensor_parallel" and surgery is not None and surgery.takes_modules:
-        raise UsageError(
-            f"placement.teacher={wanted}: {surgery.key} runs modules of the teacher on the "
-            "student's rows, and modules that are cut must have the rows of all processes",
-            "use zero3, or whole",
-        )

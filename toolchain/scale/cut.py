@@ -25,11 +25,12 @@ from toolchain.distill.extract import Request
 from toolchain.distill.mixing import next_of
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
-from toolchain.distill.ranks import gathered, place, whole_heads
-from toolchain.distill.teachers import Teacher
+from toolchain.distill.ranks import gathered, of_all, own_part, place, whole_heads
+from toolchain.distill.teachers import Teacher, TrainingModel
 from toolchain.models.family import Family
 from toolchain.models.loading import load_model
 from toolchain.models.outputs import logits_of
+from toolchain.scale.cut_blocks import CutBlocks
 from toolchain.scale.cuts import cutting_plan
 from toolchain.spec import ModelSpec
 
@@ -63,9 +64,29 @@ class CutModel:
         bf16: bool,
     ) -> Teacher:
         """Return it as a teacher that runs beside the student."""
+        # A model whose modules were taken is there in fp32, which autocast reads as well.
+        model = self._model(bf16=bf16 and False not in self.held)
+        return CutTeacher(self, model, requests, bf16=bf16)
+
+    def taken(self, device: torch.device) -> TrainingModel:  # noqa: ARG002
+        """Return it as a model in fp32 whose blocks run with the rows of all ranks."""
+        model = self._model(bf16=False)
+        if getattr(model.config, "use_cache", False):
+            # Keys and values of a pass that ends at the first block.
+            model.config.use_cache = False
+        return TrainingModel(
+            model=model,
+            family=self.family,
+            spec=self.spec,
+            rows=self.rows,
+            whole=_whole,
+            blocks=CutBlocks(model, self.family),
+        )
+
+    def _model(self, *, bf16: bool) -> PreTrainedModel:
         if bf16 not in self.held:
             self.held[bf16] = self._loaded(bf16)
-        return CutTeacher(self, self.held[bf16], requests, bf16=bf16)
+        return self.held[bf16]
 
     def _loaded(self, bf16: bool) -> PreTrainedModel:
         plan = cutting_plan(self.family)
@@ -104,13 +125,8 @@ class CutTeacher:
     def captures(self, batch: Batch, patches: Patches) -> Captures:
         """Return what the model knows of this rank's batch."""
         mask_BN = batch.mask_BN
-        self._own = _own_part(mask_BN)
-        padding = self._model.config.pad_token_id or 0
-        inputs = {
-            # Some models count positions, or look for the last token, by what is padding.
-            name: gathered(ids - padding) + padding if name == "input_ids" else gathered(ids)
-            for name, ids in batch.inputs.items()
-        }
+        self._own = own_part(mask_BN)
+        inputs = of_all(batch.inputs, self._model.config.pad_token_id or 0)
         among_all = {request: self._among_all(patch) for request, patch in patches.items()}
         autocast = torch.autocast(mask_BN.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(among_all):
@@ -125,7 +141,7 @@ class CutTeacher:
 
         Texts of all ranks are equally long; see `OnlineTeacher`.
         """
-        self._own = _own_part(ids_RN)
+        self._own = own_part(ids_RN)
         autocast = torch.autocast(ids_RN.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast:
             said, kept = next_of(self._model, gathered(ids_RN), gathered(mask_RN), past)
@@ -153,13 +169,6 @@ class CutTeacher:
             return gathered(patch(state_BND[self._own]))
 
         return patched
-
-
-def _own_part(mask_BN: Tensor) -> tuple[slice, slice]:
-    """Return which rows and tokens are this rank's among those of all."""
-    counts = gathered(mask_BN.new_tensor([mask_BN.shape[0]])).tolist()
-    first = sum(counts[: place()[0]])
-    return slice(first, first + mask_BN.shape[0]), slice(mask_BN.shape[1])
 
 
 def _count_own_heads(model: PreTrainedModel, family: Family) -> None:

@@ -43,7 +43,6 @@ def barred(parts: Sequence[Parts]) -> dict[str, str]:
         if own.surgery is not None and own.surgery.takes_modules:
             taken = f"{own.surgery.key} takes modules of the teacher"
             found |= dict.fromkeys(_READ, f"the teacher cannot be cached: {taken}")
-            found["tensor_parallel"] = f"{taken}, which must not be cut"
         for operator in own.operators:
             if operator.reruns:
                 why = f"the teacher cannot be cached: {operator.key}: {operator.reruns}"

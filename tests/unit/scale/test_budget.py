@@ -184,7 +184,7 @@ def test_knowledge_that_does_not_exist_beforehand_cannot_be_cached() -> None:
 @pytest.mark.parametrize(
     ("parts", "never", "reason"),
     [
-        (Parts(surgery=ReplaceModules()), {"tensor_parallel", "cached"}, "takes modules of"),
+        (Parts(surgery=ReplaceModules()), {"cached"}, "takes modules of"),
         (Parts(operators=(TeacherMixed(),)), {"cached"}, "judges text that it and"),
     ],
 )

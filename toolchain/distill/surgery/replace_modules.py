@@ -19,7 +19,6 @@ from toolchain.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
     from torch.nn import Module, Parameter
 
     from toolchain.distill.teachers import Readable, TrainingModel
@@ -115,6 +114,8 @@ class Replacing(Operation):
         theirs = _blocks(teacher)
         _refuse_mixed(teacher)
         teacher.model.eval().requires_grad_(False)
+        self._theirs = teacher.blocks
+        self._hears = student.model.register_forward_pre_hook(self._hear, with_kwargs=True)
         self._rest = _shared(student, teacher)
         self._cached = bool(getattr(student.model.config, "use_cache", False))
         if self._cached:
@@ -135,6 +136,7 @@ class Replacing(Operation):
         """Give the blocks their own forward method back."""
         for block in self._blocks:
             del block.forward
+        self._hears.remove()
         for parameter in self._rest:
             parameter.requires_grad_(True)
         if self._cached:
@@ -150,6 +152,15 @@ class Replacing(Operation):
             if any(draws):
                 return list(map(bool, draws))
 
+    def _hear(
+        self,
+        module: "Module",
+        args: tuple[object, ...],  # noqa: ARG002
+        kwargs: dict[str, object],
+    ) -> None:
+        if module.training and not all(self.used):
+            self._theirs.before(kwargs)
+
     def _swap(self, index: int, stand_ins: "list[Module]") -> None:
         block = self._blocks[index]
         own: Callable[..., object] = block.forward
@@ -157,11 +168,7 @@ class Replacing(Operation):
         def forward(*args: object, **kwargs: object) -> object:
             if self.used[index] or not block.training:
                 return own(*args, **kwargs)
-            output = stand_ins[0](*args, **kwargs)
-            for stand_in in stand_ins[1:]:
-                args, kwargs = _with_hidden(_hidden(output), args, kwargs)
-                output = stand_in(*args, **kwargs)
-            return output
+            return self._theirs(stand_ins, args, kwargs)
 
         block.forward = forward
 
@@ -191,18 +198,3 @@ def _refuse_mixed(teacher: "TrainingModel") -> None:
             f"replace_modules: the teacher mixes blocks of several kinds ({', '.join(kinds)})",
             "a stand-in is called with the masks of the block it replaces: use another method",
         )
-
-
-def _hidden(output: object) -> "Tensor":
-    # transformers 4 returns a tuple from a block, transformers 5 a tensor.
-    tensor = output[0] if isinstance(output, tuple) else output
-    assert isinstance(tensor, torch.Tensor)
-    return tensor
-
-
-def _with_hidden(
-    hidden: "Tensor", args: tuple[object, ...], kwargs: dict[str, object]
-) -> tuple[tuple[object, ...], dict[str, object]]:
-    if args:
-        return (hidden, *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": hidden}
