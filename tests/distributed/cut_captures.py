@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 FAMILIES: list[tuple[str, Task]] = [
     ("bert", "classify"), ("bert", "mask_lm"), ("roberta", "classify"), ("distilbert", "tag"),
     ("electra", "classify"), ("mpnet", "classify"), ("mpnet", "mask_lm"),
-    ("llama", "classify"), ("llama", "causal_lm"),
+    ("gpt2", "classify"), ("gpt2", "causal_lm"), ("llama", "classify"), ("llama", "causal_lm"),
     ("llama tied", "causal_lm"), ("mistral", "tag"), ("qwen2", "classify"), ("qwen3", "causal_lm"),
 ]  # fmt: skip
 

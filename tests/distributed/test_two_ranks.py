@@ -98,7 +98,7 @@ WRITERS: dict[str, dict[str, Any]] = {
 
 CUT = (
     "kd", "tinybert", "minilm_v2", "mt_bert", "dskd", "dskd of decoders", "theseus",
-    "theseus to the end", "theseus of decoders",
+    "theseus to the end", "theseus of decoders", "gkd_onpolicy",
 )  # fmt: skip
 """Predictions, states, relations of queries, keys and values, a head, blocks; students whole."""
 

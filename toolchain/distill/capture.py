@@ -16,6 +16,7 @@ Shape letters: B batch, N tokens, D width, H heads, K head width.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 
 import torch
@@ -296,9 +297,9 @@ class Recorder:
                 )
             case "q" | "k" | "v":
                 path = self._family.projection(request.kind)
-                columns = self._family.columns(request.kind, self._spec)
                 module = self._block(request.layer).get_submodule(path)
-                return module.register_forward_hook(self._keep_output(request, columns))
+                part = partial(self._family.part, request.kind, self._spec)
+                return module.register_forward_hook(self._keep_output(request, part))
             case "hidden" if request.layer > 0:
                 block = self._block(request.layer)
                 return block.register_forward_hook(self._keep_output(request))
@@ -333,7 +334,7 @@ class Recorder:
                 self._handles.append(norm.register_forward_hook(self._keep_normed(request)))
 
     def _keep_output(
-        self, request: Request, columns: slice | None = None
+        self, request: Request, part: Callable[[int], slice] | None = None
     ) -> Callable[[nn.Module, Args, object], None]:
         def hook(module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG001
             # transformers 4 returns a tuple from a block, transformers 5 a tensor.
@@ -341,8 +342,8 @@ class Recorder:
             assert isinstance(tensor, Tensor)
             # DeBERTa's projections run again, on positions: the first call is the one on tokens.
             if request not in self._tensors:
-                part = tensor if columns is None else tensor[..., columns]
-                self._tensors[request] = self._keeping(request, part)
+                kept = tensor if part is None else tensor[..., part(tensor.shape[-1])]
+                self._tensors[request] = self._keeping(request, kept)
 
         return hook
 

@@ -188,13 +188,16 @@ class Family:
         """Return the path of the module that projects queries, keys or values, inside a block."""
         return {"q": self.query, "k": self.key, "v": self.value}[kind]
 
-    def columns(self, kind: Projection, spec: ModelSpec) -> slice:
-        """Return which features of that module's output are queries, keys or values."""
-        q, k = spec.query_width, spec.key_width
+    def part(self, kind: Projection, spec: ModelSpec, features: int) -> slice:
+        """Return which of so many features of that module's output are queries, keys or values.
+
+        A module that is cut gives those of some heads alone.
+        """
         if not self.fused:
-            return slice(0, q if kind == "q" else k)
-        start = {"q": 0, "k": q, "v": q + k}[kind]
-        return slice(start, start + (q if kind == "q" else k))
+            return slice(None)
+        q, k = spec.query_width, spec.key_width
+        start, end = {"q": (0, q), "k": (q, q + k), "v": (q + k, q + 2 * k)}[kind]
+        return slice(start * features // (q + 2 * k), end * features // (q + 2 * k))
 
 
 families: Registry[Family] = Registry("family", "toolchain.models.families", "FAMILY")

@@ -32,6 +32,7 @@ from toolchain.models.loading import load_model
 from toolchain.models.outputs import logits_of
 from toolchain.scale.cut_blocks import CutBlocks
 from toolchain.scale.cuts import cutting_plan
+from toolchain.scale.transposed import offer
 from toolchain.spec import ModelSpec
 
 __all__ = ["CutModel", "CutTeacher"]
@@ -89,6 +90,7 @@ class CutModel:
         return self.held[bf16]
 
     def _loaded(self, bf16: bool) -> PreTrainedModel:
+        offer()
         plan = cutting_plan(self.family)
         cut = {"distributed_config": DistributedConfig(tp_size=place()[1], tp_plan=plan)}
         model = load_model(
@@ -102,6 +104,8 @@ class CutModel:
         model.requires_grad_(False)
         if self.family.score_bias:
             _count_own_heads(model, self.family)
+        if self.family.fused:
+            _split_own_heads(model, self.family)
         return model
 
 
@@ -188,6 +192,14 @@ def _count_own_heads(model: PreTrainedModel, family: Family) -> None:
         return biases(*args, **kwargs).chunk(ranks, dim=1)[rank]
 
     encoder.compute_position_bias = own_biases
+
+
+def _split_own_heads(model: PreTrainedModel, family: Family) -> None:
+    """Let GPT-2's blocks know how wide queries, keys and values are here."""
+    blocks = model.get_submodule(family.backbone).get_submodule(family.blocks)
+    for block in blocks.children():
+        attention: Any = block.get_submodule(family.query.rpartition(".")[0])
+        attention.split_size //= place()[1]
 
 
 def _whole(parameter: Tensor) -> Tensor:

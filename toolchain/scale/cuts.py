@@ -2,9 +2,9 @@
 
 Projections and the first layer of a feed-forward are cut by columns, what follows them by rows, so
 that every rank has whole heads and one sum over ranks ends each half of a block. transformers has
-such a plan for decoders, which also cuts the table of tokens and the language head by tokens; for
-encoders it follows from where a family's matrices are. What is added to every sum (its bias) and
-norms stay whole. Imports no torch: plans ask.
+such a plan for most decoders, which also cuts the table of tokens and the language head by tokens;
+for encoders and GPT-2 it follows from where a family's matrices are. What is added to every sum
+(its bias) and norms stay whole. Imports no torch: plans ask.
 """
 
 from typing import Literal
@@ -15,7 +15,14 @@ from toolchain.spec import ModelSpec
 __all__ = ["cut_params", "cutting_plan", "why_not_cut"]
 
 # Where a family does not say it, because its parts cannot be cut out for good.
-_BEHIND = {"mpnet": ("attention.attn.o", ("intermediate.dense", "output.dense"))}
+_BEHIND = {
+    "mpnet": ("attention.attn.o", ("intermediate.dense", "output.dense")),
+    "gpt2": ("attn.c_proj", ("mlp.c_fc", "mlp.c_proj")),
+}
+
+TRANSPOSED = ("transposed_heads", "transposed_columns", "transposed_rows")
+"""Ways of cutting matrices stored (in, out): queries, keys and values side by side; columns; rows.
+They are our own, see `transposed.py`."""
 
 
 def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
@@ -24,6 +31,10 @@ def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
     if out is None or ffn is None:
         return "auto"
     block = f"{family.backbone}.{family.blocks}.*."
+    if family.fused:
+        heads, columns, rows = TRANSPOSED
+        places = {family.query: heads, ffn[0]: columns, out: rows, ffn[1]: rows}
+        return {block + path: style for path, style in places.items()}
     by_columns = (family.query, family.key, family.value, ffn[0])
     return {block + path: "colwise" for path in by_columns} | {
         block + path: "rowwise" for path in (out, ffn[1])
@@ -33,8 +44,6 @@ def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
 def why_not_cut(spec: ModelSpec, ranks: int) -> str | None:
     """Return why a model's matrices cannot be divided over so many processes, or None."""
     family = families.get(spec.family)
-    if family.fused:
-        return f"one matrix of {family.name} gives queries, keys and values side by side"
     if cutting_plan(family) == "auto" and not family.rotary:
         return f"there is no plan for {family.name}"
     for what, count in (("heads", spec.heads), ("heads of keys and values", spec.kv_heads)):
