@@ -37,6 +37,9 @@ from toolchain.spec import ModelSpec
 
 __all__ = ["CutModel", "CutTeacher"]
 
+# What attention takes its heads apart by: their number, or what they are wide together.
+_COUNTS = {"mpnet": "all_head_size", "gpt2": "split_size", "deberta_v2": "num_attention_heads"}
+
 
 @dataclass(kw_only=True)
 class CutModel:
@@ -91,7 +94,7 @@ class CutModel:
 
     def _loaded(self, bf16: bool) -> PreTrainedModel:
         offer()
-        plan = cutting_plan(self.family)
+        plan = cutting_plan(self.spec)
         cut = {"distributed_config": DistributedConfig(tp_size=place()[1], tp_plan=plan)}
         model = load_model(
             self.folder,
@@ -102,10 +105,9 @@ class CutModel:
             cut=cut,
         )
         model.requires_grad_(False)
+        _count_own_heads(model, self.family)
         if self.family.score_bias:
-            _count_own_heads(model, self.family)
-        if self.family.fused:
-            _split_own_heads(model, self.family)
+            _own_biases(model, self.family)
         return model
 
 
@@ -176,30 +178,29 @@ class CutTeacher:
 
 
 def _count_own_heads(model: PreTrainedModel, family: Family) -> None:
-    """Let MPNet's blocks know how many heads they have here, and add the bias of these alone.
+    """Let blocks know how many heads they have here, where they do not see it themselves."""
+    count = _COUNTS.get(family.name)
+    if count is None:
+        return
+    blocks = model.get_submodule(family.backbone).get_submodule(family.blocks)
+    for block in blocks.children():
+        attention = block.get_submodule(family.query.rpartition(".")[0])
+        setattr(attention, count, getattr(attention, count) // place()[1])
+
+
+def _own_biases(model: PreTrainedModel, family: Family) -> None:
+    """Let MPNet's blocks add the bias of the heads they have here.
 
     The table of the bias stays whole, and what is read of it too.
     """
     rank, ranks = place()
-    backbone = model.get_submodule(family.backbone)
-    for block in backbone.get_submodule(family.blocks).children():
-        attention: Any = block.get_submodule(family.query.rpartition(".")[0])
-        attention.all_head_size //= ranks
-    encoder: Any = backbone.get_submodule(family.blocks.rpartition(".")[0])
+    encoder: Any = model.get_submodule(f"{family.backbone}.{family.blocks.rpartition('.')[0]}")
     biases: Callable[..., Tensor] = encoder.compute_position_bias
 
     def own_biases(*args: object, **kwargs: object) -> Tensor:
         return biases(*args, **kwargs).chunk(ranks, dim=1)[rank]
 
     encoder.compute_position_bias = own_biases
-
-
-def _split_own_heads(model: PreTrainedModel, family: Family) -> None:
-    """Let GPT-2's blocks know how wide queries, keys and values are here."""
-    blocks = model.get_submodule(family.backbone).get_submodule(family.blocks)
-    for block in blocks.children():
-        attention: Any = block.get_submodule(family.query.rpartition(".")[0])
-        attention.split_size //= place()[1]
 
 
 def _whole(parameter: Tensor) -> Tensor:

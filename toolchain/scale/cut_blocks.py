@@ -60,7 +60,7 @@ class CutBlocks:
         among_all: Tensor = _Among.apply(state_BND, self._own)  # type: ignore[no-untyped-call]
         output = InTurn()(blocks, *with_hidden(among_all, *self._called))
         own: Tensor = _Own.apply(hidden_of(output), self._own)  # type: ignore[no-untyped-call]
-        return (own,) if isinstance(output, tuple) else own
+        return (own, *output[1:]) if isinstance(output, tuple) else own
 
 
 class _ReachedError(Exception):

@@ -9,7 +9,7 @@ for encoders and GPT-2 it follows from where a family's matrices are. What is ad
 
 from typing import Literal
 
-from toolchain.models.family import Family, families
+from toolchain.models.family import families
 from toolchain.spec import ModelSpec
 
 __all__ = ["cut_params", "cutting_plan", "why_not_cut"]
@@ -18,15 +18,19 @@ __all__ = ["cut_params", "cutting_plan", "why_not_cut"]
 _BEHIND = {
     "mpnet": ("attention.attn.o", ("intermediate.dense", "output.dense")),
     "gpt2": ("attn.c_proj", ("mlp.c_fc", "mlp.c_proj")),
+    "deberta_v2": ("attention.output.dense", ("intermediate.dense", "output.dense")),
 }
+# DeBERTa's projections of positions, where they are not those of tokens.
+_POSITIONS = ("attention.self.pos_key_proj", "attention.self.pos_query_proj")
 
 TRANSPOSED = ("transposed_heads", "transposed_columns", "transposed_rows")
 """Ways of cutting matrices stored (in, out): queries, keys and values side by side; columns; rows.
 They are our own, see `transposed.py`."""
 
 
-def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
+def cutting_plan(spec: ModelSpec) -> dict[str, str] | Literal["auto"]:
     """Return which modules are cut how, by their paths; "auto" is transformers' own plan."""
+    family = families.get(spec.family)
     out, ffn = _BEHIND.get(family.name, (family.out, family.ffn))
     if out is None or ffn is None:
         return "auto"
@@ -35,7 +39,9 @@ def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
         heads, columns, rows = TRANSPOSED
         places = {family.query: heads, ffn[0]: columns, out: rows, ffn[1]: rows}
         return {block + path: style for path, style in places.items()}
-    by_columns = (family.query, family.key, family.value, ffn[0])
+    by_columns = [family.query, family.key, family.value, ffn[0]]
+    if spec.parts.relative_projections:
+        by_columns += _POSITIONS
     return {block + path: "colwise" for path in by_columns} | {
         block + path: "rowwise" for path in (out, ffn[1])
     }
@@ -44,8 +50,10 @@ def cutting_plan(family: Family) -> dict[str, str] | Literal["auto"]:
 def why_not_cut(spec: ModelSpec, ranks: int) -> str | None:
     """Return why a model's matrices cannot be divided over so many processes, or None."""
     family = families.get(spec.family)
-    if cutting_plan(family) == "auto" and not family.rotary:
+    if cutting_plan(spec) == "auto" and not family.rotary:
         return f"there is no plan for {family.name}"
+    if spec.parts.relative_projections not in (0, len(_POSITIONS)):
+        return "only some of its positions have projections of their own"
     for what, count in (("heads", spec.heads), ("heads of keys and values", spec.kv_heads)):
         if count % ranks:
             return f"it has {count} {what}, and there are {ranks} processes"
@@ -59,7 +67,7 @@ def cut_params(spec: ModelSpec) -> int:
     whole = 2 * norm + (2 * spec.head_width if parts.head_norms else 0)
     whole += (d if parts.out_bias else 0) + (d if parts.ffn_bias else 0)
     cut = spec.layers * (spec.block_params() - whole)
-    if cutting_plan(families.get(spec.family)) == "auto":
+    if cutting_plan(spec) == "auto":
         cut += spec.vocab * spec.embedding_width
         cut += spec.head_params() if spec.task == "causal_lm" else 0
     return cut

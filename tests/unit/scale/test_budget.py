@@ -280,9 +280,12 @@ def test_a_teacher_that_cannot_be_cut_is_none_for_that_placement() -> None:
     with pytest.raises(UsageError, match="it has 3 heads of keys and values, and there are 2"):
         resolve(job(teachers=(odd,)), asked, gpus(2, 1e12))
     assert resolve(job(teachers=(odd,)), asked, gpus(3, 1e12)).placed.teacher == "tensor_parallel"
+    assert why_not_cut(bare("mobilebert"), 2) == "there is no plan for mobilebert"
     deberta = dataclasses.replace(bare("deberta-v2"), task="mask_lm")
-    for spec in (deberta, bare("mobilebert")):
-        assert why_not_cut(spec, 2), spec.family
+    for own in (0, 1, 2):
+        parts = dataclasses.replace(deberta.parts, relative_projections=own)
+        found = why_not_cut(dataclasses.replace(deberta, parts=parts), 2)
+        assert (found is None) == (own != 1), found
     gpt2 = family_of("gpt2").spec(
         {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 16},
         task="causal_lm",
