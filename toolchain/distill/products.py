@@ -24,13 +24,13 @@ _Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @contextmanager
-def quick_products(*modules: nn.Module, bf16: bool) -> Iterator[None]:
-    """Within the block, let linear layers of float32 on the CPU multiply as fast as can be here.
+def quick_products(*modules: nn.Module) -> Iterator[None]:
+    """Within the block, let linear layers multiply float32 on the CPU as fast as can be here.
 
-    Layers that already compute in a way of their own are left alone, and in `bf16` all of them:
-    torch takes the faster library for it by itself.
+    Layers that already compute in a way of their own are left alone. For bf16 torch takes the
+    faster library by itself.
     """
-    quick = None if bf16 else hardware.quick_linear()
+    quick = hardware.quick_linear()
     changed = []
     for layer in (layer for module in modules for layer in module.modules()):
         plain = type(layer) in (nn.Linear, Conv1D) and "forward" not in vars(layer)
@@ -47,7 +47,8 @@ def quick_products(*modules: nn.Module, bf16: bool) -> Iterator[None]:
 
 def _forward(quick: _Linear, layer: Any, x: Tensor) -> Tensor:
     weight_OI = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
-    if x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel():
+    plain = x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel()
+    if plain or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(x, weight_OI, layer.bias)
     return _product(quick, x, weight_OI, layer.bias)
 

@@ -135,7 +135,7 @@ class OnlineTeacher:
         )
         if not placed:
             self._entered.enter_context(sparing(self._model, teacher.family, teacher.spec, asked))
-            self._entered.enter_context(quick_products(self._model, bf16=bf16))
+            self._entered.enter_context(quick_products(self._model))
         self._device = device
         self._bf16 = bf16
 

@@ -250,10 +250,9 @@ class _Loop:
         return sparing(student.model, student.family, student.spec, self.asked)
 
     def _quick(self) -> AbstractContextManager[None]:
-        """Let a student whose weights stay here multiply float32 as fast as can be."""
-        if not self.engine.in_place:
-            return nullcontext()
-        return quick_products(*self.modules.values(), bf16=self.bf16)
+        """Multiply float32 as fast as can be where weights stay; others gather them their way."""
+        modules = self.modules if self.engine.in_place else {"distiller": self.distiller}
+        return quick_products(*modules.values())
 
     def _order(self) -> Iterator[tuple[int, list[int]]]:
         run, per_epoch = self.run, math.ceil(len(self.rows) / self.run.batch_size)

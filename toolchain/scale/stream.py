@@ -169,7 +169,7 @@ class StreamedTeacher:
         teacher = self._teacher
         with (
             Spill[_Name](teacher.memory_bytes, teacher.work) as spill,
-            quick_products(self._skeleton.model, bf16=self._bf16),
+            quick_products(self._skeleton.model),
             closing(self._filled()) as filled,
         ):
             for number, part in enumerate(filled, start=1):

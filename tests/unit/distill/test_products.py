@@ -53,7 +53,7 @@ def gradients(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 def test_values_and_gradients_are_those_of_torch(kind: str) -> None:
     model, x = net(), inputs(kind)
     expected = [tensor.detach().clone() for tensor in gradients(model, x)]
-    with quick_products(model, bf16=False):
+    with quick_products(model):
         assert "_Product" in type(model(x).grad_fn).__name__
         found = gradients(model, x)
     assert len(found) == len(expected) == 7
@@ -74,13 +74,13 @@ def test_gradients_have_gradients() -> None:
         return weight.grad.clone()
 
     expected = penalty()
-    with quick_products(model, bf16=False):
+    with quick_products(model):
         torch.testing.assert_close(penalty(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_copy_computes_with_its_own_weights() -> None:
     model, x = net(), inputs("batch")
-    with quick_products(model, bf16=False), torch.no_grad():
+    with quick_products(model), torch.no_grad():
         twin = copy.deepcopy(model)
         for parameter in model.parameters():
             parameter.zero_()
@@ -90,7 +90,7 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 def test_other_types_and_no_rows_at_all_are_left_to_torch() -> None:
     model, x = net(), inputs("batch")
-    with quick_products(model, bf16=False):
+    with quick_products(model):
         assert model(x[:0]).shape == (0, 7, 3)
         assert model.double()(x.double()).dtype == torch.float64
 
@@ -103,15 +103,19 @@ def test_intels_cpus_and_those_without_avx512_keep_torchs_own(
         monkeypatch.setattr(hardware, "_cpuinfo", lambda told=told: told)
         assert hardware.quick_linear() is None
         model = net()
-        with quick_products(model, bf16=False):
+        with quick_products(model):
             assert not _changed(model)
 
 
-def test_in_bf16_torchs_own_are_kept() -> None:
-    with quick_products(model := net(), bf16=True):
-        assert not _changed(model)
-    with quick_products(model, bf16=False):
-        assert _changed(model)
+def test_bf16_is_left_to_torch() -> None:
+    model, x = net(), inputs("batch")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        with quick_products(model):
+            assert _changed(model)
+            found = model(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
 
 
 def _changed(model: nn.Module) -> bool:
