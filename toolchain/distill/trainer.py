@@ -250,9 +250,12 @@ class _Loop:
         return sparing(student.model, student.family, student.spec, self.asked)
 
     def _quick(self) -> AbstractContextManager[None]:
-        """Multiply float32 as fast as can be where weights stay; others gather them their way."""
-        modules = self.modules if self.engine.in_place else {"distiller": self.distiller}
-        return quick_products(*modules.values())
+        """Multiply float32 as fast as can be where weights stay: those in pieces come and go.
+
+        A surgery may hold modules of a teacher in pieces.
+        """
+        student = [self.student.model] if self.engine.in_place else []
+        return quick_products(*student, self.distiller)
 
     def _order(self) -> Iterator[tuple[int, list[int]]]:
         run, per_epoch = self.run, math.ceil(len(self.rows) / self.run.batch_size)
