@@ -3,7 +3,8 @@
 The union of all terms' requests decides which hooks exist; nothing else is kept. Queries, keys and
 values are taken at their projections and attention scores are recomputed from them, so the model
 keeps its fused attention (with SDPA, `output_attentions` gives an empty tuple). Where nothing of a
-classifier's last block is asked for, it is computed for the token the head reads (`sparing`).
+classifier's last block is asked for, it is computed for the token the head reads (`sparing`). Where
+no term reads what the model answers, a pass may end at the last tensor that one does.
 
 `emb` is what the first block reads. `hidden` of a layer is what its block returns: in pre-norm
 decoders that of the last block is not normalised yet, whereas `output_hidden_states` ends with the
@@ -29,6 +30,7 @@ from toolchain.distill.operators.operator import Patches
 from toolchain.errors import UsageError
 from toolchain.models.family import Family
 from toolchain.models.first_token import first_token_alone
+from toolchain.models.outputs import logits_of
 from toolchain.spec import SEQUENCE, ModelSpec
 
 __all__ = ["Attention", "Captures", "Gather", "Keeping", "Recorder", "as_it_lies", "sparing"]
@@ -165,11 +167,16 @@ class Captures:
         return _widened(kept).view(B, N, -1, head_width).transpose(1, 2)
 
 
+class _Enough(Exception):
+    """Ends a pass of which nothing more is asked."""
+
+
 class Recorder:
     """Keeps requested tensors of every forward pass of a model, while in a `with` block.
 
     `keeping` makes of what a hook sees what is kept, for models that others have a part of, and
-    `whole` makes whole what is read of their parameters.
+    `whole` makes whole what is read of their parameters. With `stops`, a pass ends once everything
+    is kept; never so where logits are requested.
     """
 
     def __init__(
@@ -180,12 +187,16 @@ class Recorder:
         requests: Iterable[Request],
         keeping: Keeping = _all_of_it,
         whole: Gather = as_it_lies,
+        *,
+        stops: bool = False,
     ) -> None:
         self._model = model
         self._keeping, self._whole = keeping, whole
         self._family = family
         self._spec = spec
         self._requests = frozenset(requests)
+        answered = any(r.kind == "logits" or self._given(r) for r in self._requests)
+        self._stops = stops and not answered
         # Task models hold the bare model under a name, a bare model is it.
         self._backbone: nn.Module = dict(model.named_children()).get(family.backbone, model)
         self._tensors: dict[Request, Tensor] = {}
@@ -194,6 +205,7 @@ class Recorder:
         self._bias: Tensor | None = None
         self._input_ids: Tensor | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._awaited, self._ends = 0, False
 
     def __enter__(self) -> "Recorder":
         """Install one hook per requested tensor, and those that scores need beside them."""
@@ -204,6 +216,8 @@ class Recorder:
                 self._handles.append(self._watch(request))
         if any(r.kind in ("q", "k") for r in self._requests):
             self._watch_attention()
+        # Every hook but the first keeps one tensor of a pass.
+        self._awaited = len(self._handles) - 1
         return self
 
     def __exit__(
@@ -242,13 +256,25 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def take(self, logits: Tensor, rows: Callable[[Tensor], Tensor] = _as_it_is) -> Captures:
+    def run(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Run the model, or what wraps it; return its logits, None where nobody reads them."""
+        self._ends = self._stops
+        try:
+            return logits_of(model(**inputs))
+        except _Enough:
+            return None
+        finally:
+            self._ends = False
+
+    def take(self, logits: Tensor | None, rows: Callable[[Tensor], Tensor] = _as_it_is) -> Captures:
         """Return what the last forward pass left, with its logits, and forget it.
 
-        `rows` makes rows (P, C) of what an extra head gives, and of the states a head reads.
+        `rows` makes rows (P, C) of logits, and of the states a head reads.
         """
-        tensors = {**self._tensors, Request("logits"): logits}
-        tensors |= {request: logits for request in self._requests if self._given(request)}
+        tensors = dict(self._tensors)
+        if logits is not None:
+            logits = tensors[Request("logits")] = rows(logits)
+            tensors |= {request: logits for request in self._requests if self._given(request)}
         for request in [r for r in tensors if r.kind in ("head", "states")]:
             tensors[request] = rows(self._of_sequences(tensors[request]))
         if Request("pooled") in tensors:
@@ -276,6 +302,11 @@ class Recorder:
     def _forget(self) -> None:
         self._tensors, self._normed = {}, {}
         self._rotary = self._bias = self._input_ids = None
+
+    def _kept_one(self) -> None:
+        seen = sum(x is not None for x in (self._rotary, self._bias))
+        if self._ends and len(self._tensors) + len(self._normed) + seen == self._awaited:
+            raise _Enough
 
     def _begin(self, module: nn.Module, args: Args, kwargs: Keywords) -> None:  # noqa: ARG002
         self._forget()
@@ -344,6 +375,7 @@ class Recorder:
             if request not in self._tensors:
                 kept = tensor if part is None else tensor[..., part(tensor.shape[-1])]
                 self._tensors[request] = self._keeping(request, kept)
+                self._kept_one()
 
         return hook
 
@@ -353,6 +385,7 @@ class Recorder:
             assert isinstance(tensor, Tensor)
             if request not in self._tensors:
                 self._tensors[request] = self._keeping(request, tensor)
+                self._kept_one()
 
         return hook
 
@@ -360,6 +393,7 @@ class Recorder:
         def hook(module: nn.Module, args: Args, output: object) -> None:  # noqa: ARG001
             assert isinstance(output, Tensor)
             self._normed[request] = self._keeping(request, output)
+            self._kept_one()
 
         return hook
 

@@ -24,7 +24,6 @@ from toolchain.distill.ranks import most, summed
 from toolchain.distill.seen import Apart, Seen
 from toolchain.distill.surgery import Operation
 from toolchain.distill.teachers import Teacher
-from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import LANGUAGE, ModelSpec
 
@@ -86,7 +85,7 @@ class StepPasses:
         rows = positions_of(self._spec.task, batch.labels)
         inputs = {**batch.inputs, "input_ids": self._own_ids(batch.inputs["input_ids"])}
         with self._clock("student"), self._recorder.patched(patches):
-            return self._recorder.take(rows.rows(logits_of(self._model(**inputs))), rows.rows)
+            return self._recorder.take(self._recorder.run(self._model, inputs), rows.rows)
 
     def again(self, batch: Batch) -> Tensor:
         """Return the student's logits (P, C) in evaluation mode, as it stands now."""

@@ -17,6 +17,7 @@ from toolchain.distill.extract import Request
 from toolchain.distill.mixing import next_of
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
+from toolchain.distill.products import quick_products
 from toolchain.models.family import Family
 from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
@@ -127,10 +128,18 @@ class OnlineTeacher:
         asked = frozenset(requests)
         self._entered = ExitStack()
         self._recorder = self._entered.enter_context(
-            Recorder(self._model, teacher.family, teacher.spec, asked, whole=teacher.whole)
+            Recorder(
+                self._model,
+                teacher.family,
+                teacher.spec,
+                asked,
+                whole=teacher.whole,
+                stops=not placed,
+            )
         )
         if not placed:
             self._entered.enter_context(sparing(self._model, teacher.family, teacher.spec, asked))
+            self._entered.enter_context(quick_products(self._model))
         self._device = device
         self._bf16 = bf16
 
@@ -138,9 +147,8 @@ class OnlineTeacher:
         """Return what the model knows of the batch."""
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(patches):
-            logits = logits_of(self._model(**batch.inputs))
-        rows = positions_of(self.spec.task, batch.labels)
-        return self._recorder.take(rows.rows(logits), rows.rows)
+            logits = self._recorder.run(self._model, batch.inputs)
+        return self._recorder.take(logits, positions_of(self.spec.task, batch.labels).rows)
 
     def next_token(
         self, ids_RN: Tensor, mask_RN: Tensor, past: Cache | None

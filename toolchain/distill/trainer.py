@@ -41,6 +41,7 @@ from toolchain.distill.evaluate import Answers, evaluate
 from toolchain.distill.extract import Request
 from toolchain.distill.operators import Judge
 from toolchain.distill.passes import StepPasses
+from toolchain.distill.products import quick_products
 from toolchain.distill.records import Parts, StageRun, Trained
 from toolchain.distill.seen import Seen
 from toolchain.distill.shares import gradient_shares, warning
@@ -140,8 +141,15 @@ class _Loop:
             | _union(op.requests(student.spec) for op in parts.operators)
             | (parts.aggregation.requests() if parts.aggregation else frozenset())
         )
+        # Of a student in pieces all ranks run the whole of it, and a surgery may read any of it.
+        stops = self.engine.in_place and not self.surgery
         self.recorder = Recorder(
-            student.model, student.family, student.spec, self.asked, whole=self.engine.whole
+            student.model,
+            student.family,
+            student.spec,
+            self.asked,
+            whole=self.engine.whole,
+            stops=stops,
         )
         self.teachers = self._readers(teachers, parts, device)
         self.passes = StepPasses(
@@ -208,7 +216,7 @@ class _Loop:
             restore_random(self.checkpoint)
             self.progress.say(f"{run.name}: going on from step {found.step} of {run.steps}")
         saved = time.monotonic()
-        with self.recorder, self._sparing(), stop_between_steps() as stopping:
+        with self.recorder, self._sparing(), self._quick(), stop_between_steps() as stopping:
             if not found:
                 self._judged()
             self.model.train()
@@ -240,6 +248,14 @@ class _Loop:
         if self.surgery or not self.engine.in_place:
             return nullcontext()
         return sparing(student.model, student.family, student.spec, self.asked)
+
+    def _quick(self) -> AbstractContextManager[None]:
+        """Multiply float32 as fast as can be where weights stay: those in pieces come and go.
+
+        A surgery may hold modules of a teacher in pieces.
+        """
+        student = [self.student.model] if self.engine.in_place else []
+        return quick_products(*student, self.distiller)
 
     def _order(self) -> Iterator[tuple[int, list[int]]]:
         run, per_epoch = self.run, math.ceil(len(self.rows) / self.run.batch_size)

@@ -137,8 +137,7 @@ class CutTeacher:
         autocast = torch.autocast(mask_BN.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.no_grad(), autocast, self._recorder.patched(among_all):
             logits = self._kept(Request("logits"), logits_of(self._model(**inputs)))
-        rows = positions_of(self.spec.task, batch.labels)
-        return self._recorder.take(rows.rows(logits), rows.rows)
+        return self._recorder.take(logits, positions_of(self.spec.task, batch.labels).rows)
 
     def next_token(
         self, ids_RN: Tensor, mask_RN: Tensor, past: Cache | None

@@ -28,6 +28,7 @@ from toolchain.distill.capture import Attention, Captures, Recorder
 from toolchain.distill.extract import Request
 from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
+from toolchain.distill.products import quick_products
 from toolchain.errors import UsageError
 from toolchain.models.checkpoint import Checkpoint
 from toolchain.models.family import Family
@@ -168,6 +169,7 @@ class StreamedTeacher:
         teacher = self._teacher
         with (
             Spill[_Name](teacher.memory_bytes, teacher.work) as spill,
+            quick_products(self._skeleton.model),
             closing(self._filled()) as filled,
         ):
             for number, part in enumerate(filled, start=1):
@@ -216,10 +218,9 @@ class StreamedTeacher:
                 if part is not self._parts[-1]:
                     spill.put(i, _STATE, found.cpu())
                 if part.ends:
-                    yield recorder.take(torch.empty(0))
+                    yield recorder.take(None)
                 else:
-                    rows = positions_of(self.spec.task, here.labels)
-                    yield recorder.take(rows.rows(found), rows.rows)
+                    yield recorder.take(found, positions_of(self.spec.task, here.labels).rows)
 
     def _joined(self, stored: Mapping[_Name, Tensor], part: _Part, captures: Captures) -> Captures:
         """Return the captures of the last part with what the others left."""

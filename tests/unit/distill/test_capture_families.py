@@ -78,6 +78,41 @@ def test_scores_become_the_attention_of_the_eager_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.SETTINGS)
+@pytest.mark.parametrize("kinds", [("q", "k"), ("v",), ("hidden", "q", "k")])
+def test_a_pass_ends_once_everything_is_kept(name: str, kinds: tuple[str, ...]) -> None:
+    model, inputs = zoo.make(name), zoo.batch(name)
+    family, spec = family_of(model.config.model_type), spec_of(model)
+    asked = {Request(kind, layer) for kind in kinds for layer in (1, 3)}  # type: ignore[arg-type]
+    run = list[str]()
+    blocks = model.get_submodule(f"{family.backbone}.{family.blocks}")
+    for number, block in enumerate(blocks, start=1):  # type: ignore[arg-type]
+        block.register_forward_hook(lambda *_, number=number: run.append(str(number)))
+    recorder = Recorder(model, family, spec, asked, stops=True)
+    with torch.no_grad(), recorder:
+        assert recorder.run(model, inputs) is None
+        early = recorder.take(None)
+    # The third block itself ends where its last projection does.
+    assert run == (["1", "2", "3"] if "hidden" in kinds else ["1", "2"])
+    whole = seen(model, asked, inputs)
+    assert early.tensors.keys() == asked
+    for request in asked:
+        torch.testing.assert_close(early.kept(request), whole.kept(request))
+    if "q" in kinds and name in zoo.SCORED:
+        told = whole.get(extract.attn_scores, 3)
+        torch.testing.assert_close(early.get(extract.attn_scores, 3), told)
+
+
+def test_a_pass_whose_answer_is_asked_for_goes_to_its_end() -> None:
+    model, inputs = zoo.make("bert"), zoo.batch("bert")
+    asked = {Request("q", 1), Request("logits")}
+    recorder = Recorder(model, family_of("bert"), spec_of(model), asked, stops=True)
+    with torch.no_grad(), recorder:
+        answer = recorder.run(model, inputs)
+        assert answer is not None
+        assert recorder.take(answer).tensors.keys() == asked
+
+
+@pytest.mark.parametrize("name", zoo.SETTINGS)
 def test_hidden_states_are_those_the_model_tells(name: str) -> None:
     model = zoo.make(name)
     inputs = zoo.batch(name)

@@ -59,7 +59,7 @@ def test_the_states_are_what_the_head_reads_at_supervised_positions() -> None:
     with Recorder(model.model, model.family, model.spec, kept) as recorder:
         at = positions_of("causal_lm", batch.labels)
         logits_BNV = model.model(**batch.inputs).logits
-        known = recorder.take(at.rows(logits_BNV), at.rows)
+        known = recorder.take(logits_BNV, at.rows)
     states = known.get(extract.states, 0)
     assert states.shape == (int((batch.labels != IGNORED).sum()), model.spec.width)
     assert known.decoder is not None

@@ -41,7 +41,7 @@ def test_casting_once_says_what_casting_in_every_pass_says(make) -> None:
         expected = model(**batch.inputs).logits.float()
     teacher = OnlineTeacher(
         TrainingModel(model=model, family=found, spec=spec),  # type: ignore[arg-type]
-        [Request("hidden", 2)],
+        [Request("hidden", 2), Request("logits")],
         device=torch.device("cpu"),
         bf16=True,
     )

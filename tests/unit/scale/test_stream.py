@@ -76,7 +76,7 @@ def whole(
         with torch.no_grad(), Recorder(model, found.family, found.spec, requests) as recorder:
             for batch in given:
                 model(**batch.inputs)
-                said.append(recorder.take(torch.empty(0)))
+                said.append(recorder.take(None))
         return said
     teacher = OnlineTeacher(
         TrainingModel(model=model, family=found.family, spec=found.spec),
