@@ -19,7 +19,6 @@ from toolchain.distill.operators.operator import Patches
 from toolchain.distill.positions import positions_of
 from toolchain.distill.products import quick_products
 from toolchain.models.family import Family
-from toolchain.models.outputs import logits_of
 from toolchain.models.vocabulary import Vocabulary
 from toolchain.spec import ModelSpec
 
