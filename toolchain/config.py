@@ -19,9 +19,9 @@ __all__ = ["Config", "apply_overrides", "dump_yaml", "parse", "read_yaml"]
 
 
 class Config(BaseModel):
-    """Base of every configuration type: frozen, strict about keys and types, inert."""
+    """Base of every configuration type: frozen, strict about keys, types and finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)
@@ -115,7 +115,12 @@ def _problem(model: type[BaseModel], item: Mapping[str, Any]) -> str:
     if item["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     expected = message.replace("Input should be", "should be")
-    return f"{dotted}: {expected}, found {item['input']!r}"
+    problem = f"{dotted}: {expected}, found {item['input']!r}"
+    if item["type"] == "literal_error":
+        # The names stand quoted in the message.
+        guess = nearest(str(item["input"]), re.findall(r"'([^']*)'", expected))
+        problem += f", did you mean {guess!r}?" if guess else ""
+    return problem
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -82,7 +82,7 @@ class Data(Config):
     """
 
     path: str
-    task: Literal["auto"] | DataTask = "auto"
+    task: Literal["auto", DataTask] = "auto"
     raw: str | None = None
     pack: bool | None = None
     pooling: Literal["auto", "cls", "max", "mean"] = "auto"
@@ -202,6 +202,12 @@ class Quantize(Config):
     aware: Literal["auto", "always", "never"] = "auto"
     epochs: float = Field(1.0, gt=0)
     lr: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _never_has_no_settings(self) -> "Quantize":
+        if self.aware == "never" and (self.epochs != 1.0 or self.lr is not None):
+            raise ValueError("aware is never, so nothing is trained on: drop epochs and lr")
+        return self
 
 
 class Benchmark(Config):

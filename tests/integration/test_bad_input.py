@@ -194,6 +194,11 @@ WORDS: list[tuple[list[str], list[str]]] = [
     (["student.layers=three"], ["student.layers", "should be a valid integer", "'three'"]),
     (["train.lr=-1"], ["train.lr", "greater than 0"]),
     (["no-equals"], ["override 'no-equals' is not of the form key=value"]),
+    (["train.lr=.inf"], ["train.lr: should be a finite number"]),
+    (["--latency", "infms"], ["gates.latency_ms: should be a finite number"]),
+    (["data.task=clasify"], ["data.task: should be", "did you mean 'classify'?"]),
+    (["data.pack=true"], ["data.pack is true", "is no raw text"]),
+    (["quantize.aware=never", "quantize.lr=1e-4"], ["drop epochs and lr"]),
     (["precisions=[int8]"], ["precisions must hold fp32"]),
     (["--precision", "int9"], ["unknown precision 'int9'", "did you mean 'int8'"]),
     (["targets=[]"], ["name at least one target"]),
@@ -202,6 +207,11 @@ WORDS: list[tuple[list[str], list[str]]] = [
     (["--target", "raspberry-pi-4", "--latency", "5ms"], ["nothing can be measured on raspberry"]),
     (["--latency", "fast"], ["'fast' is not a duration"]),
     (["--method", "tinybrt"], ["unknown method 'tinybrt'", "'tinybert'"]),
+    (["--method", ""], ["neither a method nor terms are named"]),
+    (["--method", "kd", "method_options.kd.tau=0"], ["kl: tau is 0, expected a number above 0"]),
+    (["--method", "kd", "method_options.kd.tau=.nan"], ["kd.tau: expected a finite number"]),
+    (["--method", "kd", "method_options.kd.alpha=7"], ["the weight of kd/labels is -6"]),
+    (["--student", "nowhere"], ["student nowhere: no such folder"]),
     (["--layers", "5"], ["the student has 5 layers, the teacher only 4 to copy"]),
     (["--layers", "9", "student.init=random"], ["more than the teacher's"]),
     (["--ffn", "32", "student.init=teacher_first_k"], ["copies whole layers", "ffn 32"]),
@@ -250,6 +260,33 @@ def test_a_recipe_file_is_refused_with_its_name_and_line(
 def test_teacher_and_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress"]) == 2
     assert "--teacher is missing" in capsys.readouterr().err
+
+
+def test_an_empty_name_of_a_teacher_is_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "--teacher", "", "--data", str(data)]) == 2
+    assert "--teacher is missing" in capsys.readouterr().err
+
+
+def test_an_activation_that_nobody_has_is_refused(
+    teacher: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_config(teacher, hidden_act="gellu")
+    output = teacher.parent / "out"
+    words = ["--teacher", str(teacher), "--data", str(data), "-o", str(output)]
+    assert main(["design", *words]) == 2
+    assert "config.json names 'gellu', unknown to transformers" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_settings_of_a_cache_are_said_to_be_idle_beside_a_teacher_that_runs(
+    teacher: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compress", "--teacher", str(teacher), "--data", str(data), "--dry-run"]
+    idle = "placement.states: of a cached or streamed teacher"
+    for placement, said in (("auto", True), ("streamed", False)):
+        more = ["placement.states=int8", f"placement.teacher={placement}"]
+        assert main([*words, *more, "-o", str(teacher.parent / placement)]) == 0
+        assert (idle in capsys.readouterr().out) == said
 
 
 def test_an_output_folder_of_something_else_is_refused_and_left_alone(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,17 @@ def test_the_stages_one_after_another(
     said = capsys.readouterr()
     assert code in (0, 3), said.err
     assert "cosine" in said.err
-    assert json.loads(said.out)["folder"] == str(root / "v8")
+    told = json.loads(said.out)
+    assert told["folder"] == str(root / "v8")
+    assert {gate["name"] for gate in told["gates"]} >= {"cosine", "smaller"}
+    assert told["metrics"]["model"]["name"] == "accuracy"
     timed = [small, root / "onnx", root / "int8"]
     assert do("benchmark", *timed, *data, "--seconds", "0.02", "-o", root / "times") == 0
     assert "p50 ms" in capsys.readouterr().out
+    assert do("benchmark", *timed, *data, "--seconds", "0.02", "-o", root / "times", "--json") == 0
+    latency = json.loads(capsys.readouterr().out)["latency"]
+    assert {one["model"] for one in latency} == set(map(str, timed))
+    assert all(one["p50_ms"] > 0 for one in latency)
     assert do("bundle", root / "int8", *data, "--target", "host", "-o", root / "bundle") == 0
     done = subprocess.run(
         [sys.executable, str(root / "bundle" / "selftest.py")],
@@ -86,6 +94,17 @@ def test_a_stage_done_is_not_done_again_and_never_overwrites_another(
         (["finetune", "--teacher", "{teacher}", "--data", "{data}"], "it has a head already"),
         (["distill", "--teacher", "{teacher}", "--data", "{data}"], "--student is missing"),
         (["export", "{encoder}"], "a bare encoder without a head"),
+        # It looks like a hub id, and no hub is asked.
+        (["export", "no/folder"], "no/folder: no such folder"),
+        (["quantize", "{made}/onnx", "--data", "{data}"], "--data is not read by precision int8"),
+        (
+            ["benchmark", "{made}/onnx", "--data", "{data}", "--seconds", "0"],
+            "--seconds: min_seconds: should be greater than 0",
+        ),
+        (
+            ["cache", "--teacher", "{teacher}", "--data", "{data}", "placement.teacher=zero3"],
+            "a cache is filled by a teacher that is whole or streamed",
+        ),
         (["quantize", "{teacher}"], "holds no onnx/model.onnx"),
         (["quantize", "{made}/int8"], "quantising twice: it holds int8, and no fp32 model"),
         (["bundle", "{teacher}", "--data", "{data}"], "not exported yet"),
@@ -115,3 +134,13 @@ def test_a_stage_refuses_what_it_cannot_read(
     assert main(filled) == 2
     assert sentence in capsys.readouterr().err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_names_what_is_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    missing = json.loads(capsys.readouterr().out)["not_installed"]
+    for name, package in (("format litert", "litert_torch"), ("deepspeed", "deepspeed")):
+        assert (name in missing) == (find_spec(package) is None)
+    assert "format onnx" not in missing
+    if "format litert" in missing:
+        assert "-c constraints-litert.txt" in missing["format litert"]

@@ -1,7 +1,7 @@
 """`toolchain benchmark`: several models by turns on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,6 +10,9 @@ from toolchain.cli import options as o
 from toolchain.cli.console import err, out, table_text, working
 from toolchain.cli.stage import folder_digests, run_folder_step
 from toolchain.errors import UsageError
+
+if TYPE_CHECKING:
+    from toolchain.artifact import Artifact
 
 __all__ = ["run"]
 
@@ -26,6 +29,7 @@ def run(
     debug: o.Debug = False,  # noqa: ARG001 - read by main before parsing
 ) -> None:
     """Time models alternately, single-stream, on the task's lengths and at fixed ones."""
+    from toolchain.config import parse
     from toolchain.recipe import Benchmark
     from toolchain.steps.folders import data_for, max_tokens_of, variant_of
 
@@ -35,7 +39,7 @@ def run(
     inputs = folder_digests(**{name: Path(name) for name in names})
     task = data_for(models[0], data)
     variants = [variant_of(folder, str(folder)) for folder in models]
-    settings = Benchmark(min_seconds=seconds)
+    settings = parse(Benchmark, {"min_seconds": seconds}, where="--seconds")
     from toolchain.steps.benchmark import benchmark, read_timing
 
     with working(verbose=verbose) as progress:
@@ -57,6 +61,7 @@ def run(
             ),
             json_=json_,
             verbose=verbose,
+            found=_as_json,
         )
     timing = read_timing(artifact)
     if not json_:
@@ -68,3 +73,16 @@ def run(
         out(table_text(table))
     for warning in timing.warnings:
         err.print(f"warning: {warning}", markup=False)
+
+
+def _as_json(artifact: "Artifact") -> dict[str, object]:
+    """Return the figures; the samples they are of stay in the folder."""
+    from toolchain.steps.benchmark import read_timing
+
+    timing = read_timing(artifact)
+    raw = ("samples", "round_sizes")
+    latency = [
+        {"model": one.model, **{k: v for k, v in one.as_json().items() if k not in raw}}
+        for one in timing.measurements
+    ]
+    return {"latency": latency, "warnings": list(timing.warnings)}

@@ -55,6 +55,12 @@ def run(
             "placement.teacher is cached, and this command makes the cache",
             "drop it, and name the folder with -o",
         )
+    if recipe.placement.teacher not in ("auto", "whole", "streamed"):
+        raise UsageError(
+            f"placement.teacher is {recipe.placement.teacher}, and a cache is filled by a teacher "
+            "that is whole or streamed",
+            "drop it, or set placement.teacher=streamed",
+        )
     from toolchain.plan import make_plan
     from toolchain.plan.cached import check_cacheable
 

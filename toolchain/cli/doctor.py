@@ -14,16 +14,18 @@ def run(json_: o.Json = False, debug: o.Debug = False) -> None:  # noqa: ARG001 
 
     from toolchain import hardware
     from toolchain.bench.environment import environment
+    from toolchain.export.exporter import exporters
     from toolchain.models.family import families
 
     found = environment()
     extras = {
         "datasets": "hub",
+        "deepspeed": "deepspeed",
         "onnxruntime-extensions": "extensions",
-        "optimum-onnx": "optimum",
         "tensorboard": "tensorboard",
     }
-    missing = {}
+    formats = {name: exporters.get(name) for name in exporters.names()}
+    missing = {f"format {name}": e.install for name, e in formats.items() if e.missing()}
     for package, extra in extras.items():
         try:
             version(package)

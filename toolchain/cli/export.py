@@ -46,7 +46,10 @@ def run(
     from toolchain.models.checkpoint import inspect
     from toolchain.spec import SEQUENCE
 
-    found = inspect(str(model))
+    # What is no folder may look like a hub id, and this command asks no hub.
+    if not model.is_dir():
+        raise UsageError(f"{model}: no such folder")
+    found = inspect(str(model), "model")
     if found.task == "encode":
         raise UsageError(f"{model}: a bare encoder without a head", "fine-tune it first")
     from toolchain.export.exporter import ONNX, exporters

@@ -107,7 +107,10 @@ def build_recipe(
             section = section.setdefault(parent, {})
         section[last] = value
     if config is None and not words:
-        for name, found in (("--teacher", "teacher" in values), ("--data", "data" in values)):
+        for name, found in (
+            ("--teacher", bool(values.get("teacher"))),
+            ("--data", "data" in values),
+        ):
             if not found:
                 raise UsageError(f"{name} is missing", "name it, or give a recipe file")
     return load_recipe(config, values, words)

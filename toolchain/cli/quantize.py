@@ -38,13 +38,15 @@ def run(
             f"precision {precision} looks at texts of the task, and --data is missing",
             "name the task's data",
         )
+    if data is not None and not looks:
+        raise UsageError(f"--data is not read by precision {precision}", "drop it")
     inputs, task, tokens = folder_digests(model=model), None, 0
     from toolchain.artifact import Draft
     from toolchain.steps.calibrate import calibration_rows
     from toolchain.steps.export import quantize
     from toolchain.steps.folders import data_for, max_tokens_of
 
-    if looks and data is not None:
+    if data is not None:
         task, tokens = data_for(model, data), max_tokens_of(model)
         inputs["data"] = task.digest
 

@@ -72,7 +72,7 @@ def run_stage(
         }
         steps[stage]()
     if processes.is_main():
-        _print(log.steps[-1].artifact, json_)
+        _print(log.steps[-1].artifact, json_, {})
 
 
 def _check_single(plan: "Plan", stage: str) -> None:
@@ -98,13 +98,17 @@ def run_folder_step(
     *,
     json_: bool,
     verbose: bool,
+    found: "Callable[[Artifact], Mapping[str, object]] | None" = None,
 ) -> "Artifact":
-    """Do one step that reads folders, and print what it made unless `json_` is the caller's."""
+    """Do one step that reads folders, and print what it made: where it lies, or JSON.
+
+    `found` reads out of it what the JSON says beside that.
+    """
     from toolchain.rundir import OneFolder, do_step
 
     with working(verbose=verbose) as progress:
         done = do_step(OneFolder(output), name, inputs, config, write, progress)
-    _print(done.artifact, json_)
+    _print(done.artifact, json_, found(done.artifact) if found else {})
     return done.artifact
 
 
@@ -126,9 +130,9 @@ def folder_digests(**folders: Path) -> dict[str, str]:
     return digests
 
 
-def _print(artifact: "Artifact", json_: bool) -> None:
+def _print(artifact: "Artifact", json_: bool, more: Mapping[str, object]) -> None:
     if json_:
         found = {"folder": str(artifact.root), "digest": artifact.digest}
-        out(json.dumps({**found, "facts": dict(artifact.facts)}, indent=2))
+        out(json.dumps({**found, "facts": dict(artifact.facts), **more}, indent=2))
     else:
         out(str(artifact.root))

@@ -1,7 +1,7 @@
 """`toolchain verify`: one model against its parent, on the task's rows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from toolchain.cli import options as o
 from toolchain.cli.console import err, working
 from toolchain.cli.stage import folder_digests, run_folder_step
 from toolchain.errors import GateNotMet, IntegrityError
+
+if TYPE_CHECKING:
+    from toolchain.artifact import Artifact
 
 __all__ = ["run"]
 
@@ -53,6 +56,7 @@ def run(
             ),
             json_=json_,
             verbose=verbose,
+            found=_as_json,
         )
     failed = []
     for verdict in read_proof(artifact).verdicts:
@@ -65,3 +69,15 @@ def run(
         raise IntegrityError(f"{model} does not compute what {against} computes")
     if failed:
         raise GateNotMet(f"{model}: {failed[0].why}", failed[0].observed)
+
+
+def _as_json(artifact: "Artifact") -> dict[str, object]:
+    """Return what was found, as the gates, metric and parity of report.json."""
+    from toolchain.steps.verify import read_proof
+
+    proof = read_proof(artifact)
+    return {
+        "gates": [verdict.as_json() for verdict in proof.verdicts],
+        "metrics": {name: metric.as_json() for name, metric in proof.metrics.items()},
+        "parities": {name: parity.as_json() for name, parity in proof.parities.items()},
+    }

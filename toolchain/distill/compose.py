@@ -6,6 +6,7 @@ names never matters.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,14 @@ def compose(
         for term in chosen.terms():
             full_name = f"{name}/{term.name}"
             found.append(dataclasses.replace(term, name=full_name, weight=term.weight * weight))
+    if not found:
+        raise UsageError("neither a method nor terms are named", "name one: --method kd")
+    for term in found:
+        if not 0 <= term.weight < math.inf:
+            raise UsageError(
+                f"method {text or 'terms'!r}: the weight of {term.name} is {term.weight:g}, "
+                "expected a number of zero or more"
+            )
     merged, notes = _merge([term for term in found if term.weight])
     if not merged:
         raise UsageError(f"method {text or 'terms'!r}: the weights of all terms are zero")

@@ -1,6 +1,7 @@
 """A part from its name and settings, as recipes write them: every name and value checked."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -37,10 +38,19 @@ def build(cls: type[T], settings: Mapping[str, Any], *, what: str, where: str) -
 
 def _checked(value: Any, annotation: Any, where: str) -> Any:
     try:
-        return TypeAdapter(annotation).validate_python(_tuples(value), strict=True)
+        checked = TypeAdapter(annotation).validate_python(_tuples(value), strict=True)
     except ValidationError as error:
         expected = _expected(annotation, error.errors()[0]["msg"])
         raise UsageError(f"{where}: expected {expected}, found {value!r}") from None
+    if not _finite(checked):
+        raise UsageError(f"{where}: expected a finite number, found {value!r}")
+    return checked
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -110,11 +110,15 @@ class Exporter:
         missing = self.missing()
         if missing:
             raise UsageError(
-                f"format {name} needs {', '.join(missing)}, not installed here",
-                f"pip install -c {self.constraints} 'toolchain[{self.extra}]'"
-                if self.extra
-                else "install what its package asks for",
+                f"format {name} needs {', '.join(missing)}, not installed here", self.install
             )
+
+    @property
+    def install(self) -> str:
+        """How its packages are brought here."""
+        if not self.extra:
+            return "install what its package asks for"
+        return f"pip install -c {self.constraints} 'toolchain[{self.extra}]'"
 
 
 def _is_there(package: str) -> bool:

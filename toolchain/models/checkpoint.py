@@ -84,15 +84,15 @@ class Checkpoint:
         return self.task in LABELLED
 
 
-def locate(source: str) -> Path:
+def locate(source: str, role: str = "teacher") -> Path:
     """Return the local folder of a path or hub id, fetching the latter (safetensors only)."""
     path = Path(source)
     if path.is_dir():
         return path
     if path.exists():
-        raise UsageError(f"teacher {source}: a file, expected a model folder or a hub id")
+        raise UsageError(f"{role} {source}: a file, expected a model folder or a hub id")
     if not _HUB_ID.match(source):
-        raise UsageError(f"teacher {source}: no such folder", "give a model folder or a hub id")
+        raise UsageError(f"{role} {source}: no such folder", "give a model folder or a hub id")
     # Imported here: a local folder must not need the hub client's second of start-up.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -102,17 +102,18 @@ def locate(source: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UsageError(
-            f"teacher {source}: no such folder, and the hub did not give it: {reason}"
+            f"{role} {source}: no such folder, and the hub did not give it: {reason}"
         ) from None
 
 
-def inspect(source: str) -> Checkpoint:
+def inspect(source: str, role: str = "teacher") -> Checkpoint:
     """Read everything but the weights' values. Raises UsageError for a folder that can't be used.
 
-    The weights are read once, for their digest and for values that are not finite.
+    The weights are read once, for their digest and for values that are not finite. `role` is what
+    the model is to its user, and begins the sentences of errors.
     """
-    root = locate(source)
-    where = f"teacher {source}"
+    root = locate(source, role)
+    where = f"{role} {source}"
     if not any(root.iterdir()):
         raise UsageError(f"{where}: the folder is empty", "give a folder with config.json")
     config = _config(root, where)

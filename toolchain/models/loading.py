@@ -81,13 +81,18 @@ def load_model(
     `cut` are from_pretrained's settings for a model of which other processes have parts.
 
     A head the folder lacks is new, drawn with `seed`; `labels` names the classes of a new one.
-    Raises UsageError when the family has no head for the task.
+    Raises UsageError when the family has no head for the task, or config.json names what
+    transformers does not have.
     """
     torch.manual_seed(seed)
     config = load_config(folder, task, labels=labels)
-    model: PreTrainedModel = _CLASSES[task].from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, **(cut or {})
-    )
+    try:
+        model: PreTrainedModel = _CLASSES[task].from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, **(cut or {})
+        )
+    except KeyError as error:
+        # A name in config.json, as that of an activation, which transformers looks up.
+        raise UsageError(f"{folder}: config.json names {error}, unknown to transformers") from None
     if task == "embed":
         # All that is asked of a model with a head is asked of it.
         model = cast(PreTrainedModel, SentenceEncoder(config, model))

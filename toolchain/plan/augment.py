@@ -27,11 +27,7 @@ def augment_plan(
         )
     found = teacher
     if settings.model is not None:
-        try:
-            found = inspect(settings.model)
-        except UsageError as error:
-            problem = error.message.removeprefix("teacher ")
-            raise UsageError(f"data.augment.model: {problem}", error.hint) from None
+        found = inspect(settings.model, "data.augment.model:")
     if not found.lm_head or "mask_lm" not in found.family.heads:
         raise UsageError(
             f"data.augment needs a masked language model to ask for neighbours of words, and "

@@ -77,12 +77,23 @@ def streaming(plan: Plan) -> Plan:
     elif asked == "auto" and chosen in ("cached", "streamed"):
         check_cacheable(plan, "the teacher does not fit beside the student and would be streamed")
     else:
-        return plan
+        return plan if asked == "cached" else _told_unread(plan)
     said = (
         "teachers are streamed: block by block from their files, over all rows at once; what the "
         "terms read is cached in the run's folder, and the student learns from there"
     )
     return replace(plan, streams=True, reasons=(*plan.reasons, said))
+
+
+def _told_unread(plan: Plan) -> Plan:
+    """Return the plan, saying which settings of a cache nothing reads here."""
+    placement = plan.recipe.placement
+    names = ("top_k", "logits", "states")
+    idle = [f"placement.{name}" for name in names if getattr(placement, name) is not None]
+    if not idle:
+        return plan
+    said = f"{', '.join(idle)}: of a cached or streamed teacher, not read beside one that runs"
+    return replace(plan, reasons=(*plan.reasons, said))
 
 
 def read_from(plan: Plan, folder: Path) -> Plan:

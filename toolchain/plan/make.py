@@ -38,7 +38,7 @@ from toolchain.plan.student import (
     resolved,
     student_spec,
 )
-from toolchain.plan.task import for_task
+from toolchain.plan.task import check_pack, for_task
 from toolchain.plan.teachers import check_alike, further_teachers, trained_together
 from toolchain.plan.tokenizers import check_inside, one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
@@ -62,7 +62,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     if composition is None and recipe.method_options:
         raise UsageError("method_options needs a method", "name the method they belong to")
     found = [inspect(source) for source in (recipe.teacher, *recipe.teachers)]
-    start = inspect(recipe.student.path) if recipe.student.path else None
+    start = inspect(recipe.student.path, "student") if recipe.student.path else None
     found = list(with_tokenizers([*found, start] if start else found))
     start = found.pop() if start else None
     teachers = tuple(found)
@@ -77,6 +77,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     recipe = check_expressible(asked, recipe, task.task)
     reasons += (*teacher.notes, *task.notes)
     check_inside(recipe, task)
+    check_pack(recipe, task)
     recipe = recipe.model_copy(
         update={"metric": metrics.resolve(recipe.metric, task.task, task.labels)}
     )

@@ -9,7 +9,7 @@ from toolchain.models.checkpoint import Checkpoint
 from toolchain.recipe import Recipe
 from toolchain.spec import LANGUAGE, ModelSpec, Task
 
-__all__ = ["for_task", "language_task", "ready", "rows_to_train"]
+__all__ = ["check_pack", "for_task", "language_task", "ready", "rows_to_train"]
 
 # About as many word pieces a word has.
 _PIECES = 1.3
@@ -52,6 +52,16 @@ def for_task(teacher: Checkpoint, task: TaskData) -> ModelSpec:
         )
     teacher.family.head(task.task)
     return replace(teacher.spec, task=task.task, num_labels=len(task.labels))
+
+
+def check_pack(recipe: Recipe, task: TaskData) -> None:
+    """Raise UsageError where blocks are asked for and no raw text is there to be cut into them."""
+    raw = recipe.data.raw is not None or (task.task in LANGUAGE and task.train.texts_b is None)
+    if recipe.data.pack and not raw:
+        raise UsageError(
+            f"data.pack is true, but {task.train.file} is no raw text: each of its rows is one",
+            "drop it, or name raw text with data.raw",
+        )
 
 
 def rows_to_train(recipe: Recipe, task: TaskData, spec: ModelSpec) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from toolchain.distill.context import Context
 from toolchain.distill.objectives.distance import HalfSquared
 from toolchain.distill.objectives.objective import Objective, log_softmax, require_same_size
+from toolchain.distill.objectives.settings import require_positive
 from toolchain.distill.shapes import Shape
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class KL(Objective):
     key: ClassVar[str] = "kl"
     distribution: ClassVar[bool] = True
     tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that is not above 0."""
+        require_positive(self.key, "tau", self.tau)
 
     def resolve(self, student: Shape, teacher: Shape) -> Objective:
         """Require equal outcomes (and equal heads for maps)."""
@@ -58,6 +63,10 @@ class SoftCrossEntropy(Objective):
     zero_at_equality: ClassVar[bool] = False
     spare: ClassVar[float] = 1.0
     tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that is not above 0."""
+        require_positive(self.key, "tau", self.tau)
 
     def resolve(self, student: Shape, teacher: Shape) -> Objective:
         """Require equal outcomes."""
