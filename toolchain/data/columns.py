@@ -89,8 +89,8 @@ def choose(table: Table, columns: Columns, task: Literal["auto"] | DataTask = "a
     for role, name in columns.model_dump(exclude_none=True).items():
         if role not in _ROLES[decided]:
             raise UsageError(
-                f"columns.{role} names {name!r}, but the task {decided} has no such column, "
-                f"expected {' or '.join(f'columns.{role}' for role in _ROLES[decided])}",
+                f"data.columns.{role} names {name!r}, but the task {decided} has no such column, "
+                f"expected {' or '.join(f'data.columns.{role}' for role in _ROLES[decided])}",
                 "set data.task to the task that is meant" if task == "auto" else "drop it",
             )
     chosen = _chosen(table, columns, known, decided)
@@ -139,9 +139,9 @@ def _similarity(table: Table, columns: Columns, known: Known, second: str | None
     if columns.score is not None:
         if second is None:
             raise UsageError(
-                f"{table.file}: columns.score names {columns.score!r}, but a row is one text: "
+                f"{table.file}: data.columns.score names {columns.score!r}, but a row is one text: "
                 "of two texts a score says how alike they are",
-                "name the second text with columns.text_b, or drop columns.score",
+                "name the second text with data.columns.text_b, or drop data.columns.score",
             )
         return _given(table, columns.score, "score")
     usual = (known[name] for name in SCORES if name in known)
@@ -153,7 +153,7 @@ def _given(table: Table, name: str, role: str) -> str:
         return name
     guess = nearest(name, table.header)
     raise UsageError(
-        f"{table.head} has no column {name!r}, which columns.{role} names, "
+        f"{table.head} has no column {name!r}, which data.columns.{role} names, "
         f"found: {', '.join(table.header)}",
         f"did you mean {guess!r}?" if guess else "name one of the columns found",
     )
@@ -226,7 +226,7 @@ def _texts(table: Table, columns: Columns, known: Known) -> tuple[str, str | Non
         offers = " or ".join(" + ".join(names) for names in candidates)
         raise UsageError(
             f"{table.head} leaves open which column holds the text: {offers}",
-            "name it with columns.text (and columns.text_b for pairs)",
+            "name it with data.columns.text (and data.columns.text_b for pairs)",
         )
     found = candidates[0]
     return found[0], found[1] if len(found) == 2 else None
@@ -236,5 +236,6 @@ def _wrong_header(table: Table, missing: str, usual: Sequence[str]) -> UsageErro
     return UsageError(
         f"{table.head} lacks {missing}, found: {', '.join(table.header)}; "
         f"expected one of: {', '.join(usual)}",
-        "name the columns with columns.text, columns.text_b and columns.label",
+        "name the columns with data.columns.text and those beside it: "
+        f"{', '.join(Columns.model_fields)}",
     )

@@ -66,8 +66,8 @@ def decide(table: Table, columns: Columns, known: Mapping[str, str], *, texts: b
     raise UsageError(
         f"{table.head} lacks a label column, found: {', '.join(table.header)}; "
         f"expected one of: {', '.join(LABELS)}",
-        "name the columns with columns.text, columns.text_b and columns.label, or name the task "
-        "with data.task",
+        "name the columns with data.columns.text, data.columns.text_b and data.columns.label, or "
+        "name the task with data.task",
     )
 
 

@@ -35,7 +35,6 @@ __all__ = [
     "load_tokenizer",
     "new_model",
     "quiet",
-    "save_classifier",
     "save_model",
 ]
 
@@ -198,8 +197,3 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         model.save(folder)
         return
     model.save_pretrained(folder, safe_serialization=True)
-
-
-def save_classifier(model: PreTrainedModel, folder: Path) -> None:
-    """Save a classifier as `save_model` does."""
-    save_model(model, folder)

@@ -17,10 +17,16 @@ def write(report: Report, folder: Path) -> list[Path]:
     """Write every form of the report into `folder` and return the paths.
 
     All are rendered before the first is written, so they never disagree. Raises UsageError for a
-    report that cannot be rendered truthfully, ResourceError when the disk is full.
+    report that cannot be rendered truthfully or a folder that cannot be made, ResourceError when
+    the disk is full.
     """
     contents = {name: RENDERERS.get(renderer)(report) for name, renderer in FILES.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"output {folder}: cannot be made: {error.strerror}", "choose another folder"
+        ) from None
     paths = []
     for name, content in contents.items():
         write_atomic(folder / name, content)

@@ -95,7 +95,7 @@ def test_columns_of_zero_and_one_are_labels_of_which_several_may_hold() -> None:
     with pytest.raises(UsageError, match="lacks a label column"):
         choose(_filled(text=["x", "y"], toxic=[0, 1]), Columns())
     assert choose(table, Columns(labels=["rude"])).flags == ("rude",)
-    with pytest.raises(UsageError, match=r"no column 'rued', which columns.labels .*'rude'"):
+    with pytest.raises(UsageError, match=r"no column 'rued', which data.columns.labels .*'rude'"):
         choose(table, Columns(labels=["rued"]))
 
 
@@ -111,11 +111,15 @@ def test_the_task_may_be_said_where_columns_leave_it_open() -> None:
 @pytest.mark.parametrize(
     ("task", "columns", "message"),
     [
-        ("tag", {"label": "label"}, "columns.label names 'label', but the task tag has no such"),
+        (
+            "tag",
+            {"label": "label"},
+            "data.columns.label names 'label', but the task tag has no such",
+        ),
         (
             "classify",
             {"score": "label"},
-            "expected columns.text or columns.text_b or columns.label",
+            "expected data.columns.text or data.columns.text_b or data.columns.label",
         ),
         ("mask_lm", {"label": "label"}, "but the task mask_lm has no such column"),
         ("tag", {}, "lacks a tokens column, found: text, label; expected one of: tokens, words"),
@@ -164,7 +168,8 @@ def test_a_given_name_that_is_not_there_suggests_the_nearest(role: str) -> None:
     with pytest.raises(UsageError) as caught:
         choose(table, Columns(**{role: "sumary"}))
     assert (
-        str(caught.value) == f"f.tsv:1: the header has no column 'sumary', which columns.{role} "
+        str(caught.value)
+        == f"f.tsv:1: the header has no column 'sumary', which data.columns.{role} "
         "names, found: text, summary, label (did you mean 'summary'?)"
     )
 

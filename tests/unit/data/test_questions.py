@@ -126,7 +126,7 @@ def test_columns_of_other_names_are_named(put: Put, load: Load) -> None:
     put("dev.jsonl", lines(*other))
     task = load(task="qa", text="q", text_b="passage", answer="a")
     assert task.train.answers[0][0] == (12, "Łódź")  # type: ignore[index]
-    with pytest.raises(UsageError, match=r"no such column, expected columns.text or"):
+    with pytest.raises(UsageError, match=r"no such column, expected data.columns.text or"):
         load(task="qa", text="q", text_b="passage", label="a")
 
 

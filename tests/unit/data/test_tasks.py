@@ -93,7 +93,7 @@ def test_what_scores_one_text_says_not_how_alike_two_are(put: Put, load: Load) -
     assert load(task="embed").train.labels == ()
     with pytest.raises(UsageError, match="a row is one text") as caught:
         load(task="embed", score="score")
-    assert "columns.text_b" in caught.value.hint
+    assert "data.columns.text_b" in caught.value.hint
     both(put, "text_a\ttext_b\tscore\na\tb\thigh\n", "tsv")
     with pytest.raises(
         UsageError, match=r"train\.tsv:2: score is 'high', expected a finite number"

@@ -26,6 +26,13 @@ def test_a_report_that_cannot_be_rendered_leaves_no_file(report: Report, tmp_pat
     assert not (tmp_path / "report").exists()
 
 
+def test_a_file_in_the_place_of_its_folder_is_refused(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(UsageError, match="cannot be made: File exists"):
+        write(report, tmp_path / "report")
+    assert (tmp_path / "report").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [("{", "not readable as JSON"), ("[]", "found list"), ('{"schema": 9}', "schema 9 found")],

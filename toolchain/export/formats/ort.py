@@ -7,6 +7,7 @@ precision, so that what was calibrated stays so. The runtime writes its tables i
 each time: equal models give files of other bytes, and the same answers.
 """
 
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -88,6 +89,8 @@ def _listed(model: Path, *, types: bool) -> str:
     """Return the operators of an .ort file as a build reads them, without where it lay."""
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
+    # It sets this level itself, to say where a temporary file lay.
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "operators.config"
         with warnings.catch_warnings():
