@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Positive = Annotated[int, Field(gt=0)]
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Stage = Literal["general", "inter", "pred"]
 DataTask = Literal[
@@ -143,7 +144,7 @@ class WrittenTerm(Config):
 class Training(Config):
     """How one stage is trained. `warmup` is a part of the steps, `clip` a gradient norm."""
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: Epochs = 3.0
     batch_size: Positive = 32
     lr: float = Field(1e-4, gt=0)
     warmup: float = Field(0.06, ge=0, lt=1)
@@ -168,7 +169,7 @@ class Training(Config):
 class StageTraining(Config):
     """What one stage does differently from `train`."""
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: Epochs | None = None
     batch_size: Positive | None = None
     lr: float | None = Field(None, gt=0)
     warmup: float | None = Field(None, ge=0, lt=1)
@@ -200,7 +201,7 @@ class Quantize(Config):
     """
 
     aware: Literal["auto", "always", "never"] = "auto"
-    epochs: float = Field(1.0, gt=0)
+    epochs: Epochs = 1.0
     lr: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -305,7 +306,7 @@ class Recipe(Config):
     placement: Placement = Placement()
     targets: list[str] = ["host"]
     max_steps: Positive | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32)
     threads: Positive | None = None
 
     @field_validator("targets")

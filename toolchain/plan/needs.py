@@ -31,6 +31,14 @@ def token_lengths(
     limit = recipe.data.max_tokens or narrowest.max_tokens
     if limit > narrowest.max_tokens:
         raise UsageError(f"data.max_tokens is {limit}, {name} has {narrowest.max_tokens} positions")
+    # One token predicts nothing; an encoder frames a text with two tokens, a pair with three.
+    pair = task.train.texts_b is not None and task.task != "embed"
+    least = 2 if student.causal else 5 if pair else 3
+    if limit < least:
+        raise UsageError(
+            f"data.max_tokens is {limit}, which leaves no room for a text",
+            f"allow {least} at least",
+        )
     sample = range(0, len(task.train), max(1, len(task.train) // 1000))
     words = 0
     for i in sample:
