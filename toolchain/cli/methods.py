@@ -9,8 +9,6 @@ from rich.table import Table
 
 from toolchain.cli import options as o
 from toolchain.cli.console import out, table_text
-from toolchain.distill.catalogue import LOSS_SHAPE, card, cards, loss_sizes
-from toolchain.distill.term import find_method
 
 __all__ = ["run"]
 
@@ -29,6 +27,8 @@ def run(
         text = _explain(chosen)
         out(json.dumps({"name": chosen, "text": text}) if json_ else text)
         return
+    from toolchain.distill.catalogue import cards
+
     if json_:
         out(json.dumps([c.as_json() for c in cards()], indent=2))
         return
@@ -40,12 +40,17 @@ def run(
 
 
 def _memory(name: str) -> str:
+    from toolchain.distill.catalogue import loss_sizes
+
     return "\n".join(
         f"  {stage:8}{what:24}{size / 2**20:8.1f} MiB" for stage, what, size in loss_sizes(name)
     )
 
 
 def _explain(name: str) -> str:
+    from toolchain.distill.catalogue import LOSS_SHAPE, card
+    from toolchain.distill.term import find_method
+
     cls, about = find_method(name), card(name)
     terms = "\n".join(f"  {term.stage:8}{term}" for term in cls().terms())
     return (
@@ -60,6 +65,8 @@ def _explain(name: str) -> str:
 
 def _more(name: str) -> str:
     """Return what the method cannot do without, as words of a command."""
+    from toolchain.distill.term import find_method
+
     cls = find_method(name)
     words = "" if cls.init == "teacher_copy" else " --layers 3"
     if cls.needs_teachers > 1:
