@@ -73,6 +73,11 @@ def only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def tokenizer_cut(folder: Path) -> None:
+    raw = (folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").write_bytes(raw[:-9])
+
+
 def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").unlink()
@@ -103,6 +108,12 @@ TEACHERS: list[tuple[str, Callable[[Path], object], str]] = [
     ("cut short", cut_short, "cut short"),
     ("flipped header", flip_in_header, "header of model.safetensors is damaged"),
     ("flipped weights", flip_in_weights, "values that are not finite"),
+    ("tokenizer cut", tokenizer_cut, "tokenizer.json is not JSON"),
+    (
+        "tokenizer of nothing",
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "tokenizer.json holds no model",
+    ),
     ("no tokenizer", no_tokenizer, "no tokenizer.json or vocab.txt"),
     (
         "other names",

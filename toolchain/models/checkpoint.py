@@ -245,6 +245,17 @@ def _check_blob(path: Path, sha256: str, where: str) -> None:
 def _check_tokenizer(root: Path, where: str) -> None:
     if not any((root / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UsageError(f"{where}: no tokenizer.json or vocab.txt", "add the model's tokenizer")
+    path = root / "tokenizer.json"
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            f"{where}: tokenizer.json is not JSON: {error}", "fetch the folder again"
+        ) from None
+    if not isinstance(content, dict) or not content.get("model"):
+        raise UsageError(f"{where}: tokenizer.json holds no model", "fetch the folder again")
 
 
 def _check_finite(path: Path, header: Mapping[str, Stored], where: str) -> None:
