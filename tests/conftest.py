@@ -45,6 +45,15 @@ FILLERS = [
     "me",
     "today",
 ]
+TARGET = """\
+name: {name}
+summary: a test's machine
+fidelity: none
+runtime: {{name: onnxruntime, threads: 1}}
+accepts: {{formats: [{format}], precisions: [int8, bf16, fp32]}}
+budget: {{memory_bytes: 1000000000}}
+"""
+"""A machine that takes one format."""
 
 
 def shared_folder() -> Path | None:

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForTokenClassification,
+    PreTrainedModel,
+)
 
 from toolchain.__main__ import main
 from toolchain.bundle.check import selftest
+from toolchain.export.answers import ENDS
 from toolchain.export.exporter import Source, exporters
+from toolchain.models.outputs import logits_of
 from toolchain.report.report import Report
 from toolchain.runtimes.runtime import runtimes
 
@@ -95,25 +103,33 @@ def test_its_own_files_are_a_format_that_is_proved_timed_and_bundled(
     assert (bundle / "model.onnx").is_file()
 
 
-@pytest.mark.parametrize(("head", "shape"), [("tag", (1, 7)), ("mask_lm", (1, 7))])
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        (BertForTokenClassification, ("logits",)),
+        (BertForMaskedLM, ("logits",)),
+        (BertForQuestionAnswering, ENDS),
+    ],
+)
 def test_a_model_that_answers_per_token_is_exported_too(
-    head: str, shape: tuple[int, int], tmp_path: Path
+    kind: type[PreTrainedModel], outputs: tuple[str, ...], tmp_path: Path
 ) -> None:
-    kinds = {"tag": BertForTokenClassification, "mask_lm": BertForMaskedLM}
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, max_position_embeddings=40, num_labels=3,
+        intermediate_size=48, max_position_embeddings=40,
+        num_labels=2 if outputs == ENDS else 3,
     )  # fmt: skip
-    model = kinds[head](config).eval()
+    model = kind(config).eval()
     out = tmp_path / "optimum" / "model.onnx"
     signature = exporters.get("optimum").write(Source(model=lambda: model), out, "fp32")
-    assert signature.outputs == ("logits",)
+    assert signature.outputs == outputs
     ids = torch.arange(1, 8)[None]
-    assert ids.shape == shape
     feed = {name: torch.ones_like(ids).numpy() for name in signature.inputs}
     feed["input_ids"], feed["token_type_ids"] = ids.numpy(), 0 * ids.numpy()
     session = runtimes.get("onnxruntime")(out, threads=1, provider="CPUExecutionProvider")
     with torch.inference_mode():
-        expected = model(input_ids=ids).logits.numpy()
-    assert abs(session.run(feed) - expected).max() < 1e-4
+        expected = logits_of(model(input_ids=ids)).numpy()
+    found = session.run(feed)
+    assert found.shape == expected.shape
+    assert abs(found - expected).max() < 1e-4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_teacher
+from tests.conftest import TARGET, make_teacher
 from toolchain.__main__ import main
 from toolchain.bundle.check import selftest
 from toolchain.bundle.engines import ENGINES
@@ -16,15 +16,6 @@ from toolchain.report.report import Report
 
 pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
 pytest.importorskip("nncf", reason="the extra [openvino] is not installed")
-
-TARGET = """\
-name: {name}
-summary: a test's machine
-fidelity: none
-runtime: {{name: onnxruntime, threads: 1}}
-accepts: {{formats: [{format}], precisions: [int8, bf16, fp32]}}
-budget: {{memory_bytes: 1000000000}}
-"""
 
 
 @pytest.fixture(scope="module")

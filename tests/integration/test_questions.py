@@ -18,7 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from tests.conftest import FILLERS, WORDS, make_teacher
+from tests.conftest import FILLERS, TARGET, WORDS, make_teacher
 from tests.integration.test_tasks import LOOSE, STEPS, write_jsonl
 from tests.unit.models import zoo
 from toolchain.__main__ import main
@@ -27,6 +27,7 @@ from toolchain.data.sources import load_task
 from toolchain.data.tokenizing import tokenize_split
 from toolchain.distill.evaluate import evaluate
 from toolchain.errors import UsageError
+from toolchain.export.exporter import exporters
 from toolchain.metrics import Replies
 from toolchain.models.checkpoint import inspect
 from toolchain.models.loading import load_model
@@ -144,6 +145,31 @@ def test_the_bundle_answers_with_places_and_reads_long_texts_as_evaluation_does(
     assert told[0]["answer"] == "b\u00fclb"
     for one, text in zip(told, texts, strict=True):
         assert text[one["start"] or 0 : one["end"] or 0] == one["answer"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bundle_of_fixed_lengths_answers_as_one_of_onnx(
+    build: Path, data: Path, tmp_path: Path
+) -> None:
+    for package in exporters.get("litert").packages:
+        pytest.importorskip(package, reason="the extra [litert] is not installed")
+    target, exported = tmp_path / "phone.yaml", tmp_path / "exported"
+    target.write_text(TARGET.format(name="phone", format="litert"))
+    student = str(build / ".run" / "distilled")
+    assert main(["export", student, "--format", "litert", "-o", str(exported)]) == 0
+    proof = ["--against", student, "--data", str(data), "-o", str(tmp_path / "proof")]
+    assert main(["verify", str(exported), *proof]) == 0
+    text = "in my room now " * 20 + "the radio and turn the glow"
+    told = []
+    for model, device in ((exported, str(target)), (build / ".run" / "student-onnx", "host")):
+        bundle = tmp_path / f"bundle-{len(told)}"
+        words = ["bundle", str(model), "--data", str(data), "--target", device]
+        assert main([*words, "-o", str(bundle)]) == 0
+        assert selftest(bundle) == []
+        ask = [sys.executable, "-I", str(bundle / "answer.py"), "set my light", text]
+        told.append(subprocess.run(ask, capture_output=True, check=True, text=True).stdout)
+    assert told[0] == told[1]
+    assert told[0].startswith("glow\t")
 
 
 def test_the_stages_one_after_another(

@@ -1,4 +1,4 @@
-"""Where answers begin and end, in formats made from the ONNX file: both figures of every token."""
+"""Where answers begin and end, in formats beside the ONNX file: both figures of every token."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-@pytest.mark.parametrize("name", ["openvino", "ort"])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["litert", "openvino", "ort"])
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999999), ("int8", 0.97)])
 def test_both_ends_are_those_of_the_onnx_file(
     name: str, precision: str, least: float, tmp_path: Path

@@ -25,7 +25,7 @@ class _Model:
         """Return the outputs of these names; what padding would answer is left at 0."""
         mask = feed["attention_mask"]
         rows = [self._row(feed, row, max(1, int(mask[row].sum()))) for row in range(len(mask))]
-        return [self._joined([row[name] for row in rows], mask.shape) for name in outputs]
+        return [self._joined(name, [row[name] for row in rows], mask.shape) for name in outputs]
 
     def _row(self, feed: dict[str, Any], row: int, tokens: int) -> dict[str, Any]:
         length = next(length for length in self._lengths if length >= tokens)
@@ -37,10 +37,11 @@ class _Model:
         found: dict[str, Any] = self._runners[length](**inputs)
         return {name: np.array(values[0]) for name, values in found.items()}
 
-    def _joined(self, rows: list[Any], shape: tuple[int, int]) -> Any:
-        if rows[0].ndim == 1:
+    def _joined(self, name: str, rows: list[Any], shape: tuple[int, int]) -> Any:
+        # Where answers begin and end is one figure a token, as classes are one a row.
+        if rows[0].ndim == 1 and name not in ("start_logits", "end_logits"):
             return np.stack(rows)
-        joined = np.zeros((*shape, rows[0].shape[-1]), np.float32)
+        joined = np.zeros((*shape, *rows[0].shape[1:]), np.float32)
         for place, row in enumerate(rows):
             joined[place, : len(row)] = row[: shape[1]]
         return joined

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import StepError, UsageError
+from toolchain.export.answers import answer_of
 from toolchain.export.exporter import Exporter, Signature, Source
 from toolchain.export.quiet import quiet
 
@@ -36,6 +37,7 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
     if not source.max_tokens:
         raise UsageError("export to litert: shapes are static, and no longest row was given")
     model = source.model().eval()
+    outputs = answer_of(model).outputs
     lengths = buckets(source.max_tokens)
     out.parent.mkdir(parents=True, exist_ok=True)
     if precision == "int8":
@@ -47,9 +49,9 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
         names = convert(model, lengths, out)
     return Signature(
         inputs=names,
-        outputs=("logits",),
+        outputs=outputs,
         opset=0,
-        dynamic_axes={name: ("", "") for name in (*names, "logits")},
+        dynamic_axes={name: ("", "") for name in (*names, *outputs)},
         buckets=lengths,
     )
 
@@ -61,19 +63,20 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
 
     from toolchain.export.function import input_names, shortened
 
-    names = input_names(model)
+    names, outputs = input_names(model), answer_of(model).outputs
 
     class Logits(torch.nn.Module):
-        """The model as a function of named tensors that returns logits alone."""
+        """The model as a function of named tensors that returns its outputs alone."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, **inputs: "Tensor") -> dict[str, "Tensor"]:
-            """Return the logits for int32 inputs (1, N)."""
+            """Return the outputs by name for int32 inputs (1, N)."""
             long = {name: values.long() for name, values in inputs.items()}
-            return {"logits": self.model(**long, return_dict=True).logits}
+            found = self.model(**long, return_dict=True)
+            return {name: found[name] for name in outputs}
 
     whole: Any = Logits().eval()
     converter: Any = litert_torch
@@ -114,5 +117,5 @@ exporter = Exporter(
     packages=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
     extra="litert",
     constraints="constraints-litert.txt",
-    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+    tasks=("classify", "multi_label", "regress", "tag", "qa", "mask_lm"),
 )

@@ -25,6 +25,7 @@ _TASKS = {
     "multi_label": "text-classification",
     "regress": "text-classification",
     "tag": "token-classification",
+    "qa": "question-answering",
     "mask_lm": "fill-mask",
 }
 _FILE, _INT8_FILE = "model.onnx", "model_quantized.onnx"
@@ -90,5 +91,5 @@ exporter = Exporter(
     extra="optimum",
     constraints="constraints-compat.txt",
     engine="onnx",
-    tasks=("classify", "multi_label", "regress", "tag", "mask_lm"),
+    tasks=("classify", "multi_label", "regress", "tag", "qa", "mask_lm"),
 )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import IntegrityError, StepError, UsageError
+from toolchain.export.answers import ENDS
 from toolchain.runtimes.rows import by_rows
 from toolchain.runtimes.runtime import Feed, Session
 
@@ -20,7 +21,10 @@ _PREFIX = "tokens_"
 
 
 class _LiteRtSession:
-    """One file with a signature of int32 inputs (1, N) per length N, and an output of logits."""
+    """One file with a signature of int32 inputs (1, N) per length N.
+
+    Its output is logits, or there are two of ends.
+    """
 
     def __init__(self, path: Path, interpreter: Any, lengths: tuple[int, ...]) -> None:
         self._path = path
@@ -30,6 +34,7 @@ class _LiteRtSession:
         self._runners: dict[int, Any] = {}
         first = interpreter.get_signature_list()[f"{_PREFIX}{lengths[0]}"]
         self._inputs = tuple(first["inputs"])
+        self._ends = set(first["outputs"]) == set(ENDS)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Return the logits, (B, C) or (B, N, C), of a feed of (B, N) arrays, row by row."""
@@ -52,10 +57,13 @@ class _LiteRtSession:
             values[:, :tokens] = feed[name]
             inputs[name] = values
         try:
-            logits = np.asarray(self._runners[length](**inputs)["logits"], dtype=np.float32)[0]
+            found = self._runners[length](**inputs)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise StepError(f"{self._path}: litert failed at {length} tokens: {reason}") from None
+        if self._ends:
+            return np.stack([found[name][0, :tokens] for name in ENDS], axis=-1, dtype=np.float32)
+        logits = np.asarray(found["logits"][0], dtype=np.float32)
         return np.asarray(logits if logits.ndim == 1 else logits[:tokens])
 
     def generate(self, feed: Feed, count: int) -> NDArray[np.int64]:  # noqa: ARG002
