@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model
 
@@ -115,7 +116,7 @@ def outside(tensor: onnx.TensorProto) -> bool:
 
 def size_of(proto: onnx.ModelProto) -> int:
     """Return the bytes of a model in memory as they would be in files."""
-    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    weights = sum(map(_raw_bytes, proto.graph.initializer))
     if weights < _MESSAGE_BYTES:
         return int(proto.ByteSize())
     return weights + int(bare(proto).ByteSize())
@@ -137,7 +138,12 @@ def bare(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _goes_out(tensor: onnx.TensorProto) -> bool:
-    return len(tensor.raw_data) >= _SMALLEST
+    return _raw_bytes(tensor) >= _SMALLEST
+
+
+def _raw_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the bytes of a tensor's raw numbers, from its shape: to touch them is to copy them."""
+    return ir.from_proto(tensor).nbytes if tensor.HasField("raw_data") else 0
 
 
 def _copy(source: Message, target: Message, *, leave: str) -> None:

@@ -6,10 +6,9 @@ Shapes: B batch, N tokens, D width, H heads, K head width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from toolchain.optimize.graph import constant, made_by, sole_user
+from toolchain.optimize.graph import constant, held_tensor, made_by, sole_user
 
 __all__ = [
     "HEADS_FIRST",
@@ -145,7 +144,7 @@ def _scores(add: ir.Node) -> tuple[ir.Node, ir.Node | None, ir.Value] | None:
         value, mask = _input(add, index), _input(add, 1 - index)
         scale = made_by(value, "Mul", "Div")
         if scale is not None:
-            factor = constant(scale.inputs[1])
+            factor = held_tensor(scale.inputs[1])
             if factor is None or factor.size != 1:
                 continue
             value = _input(scale, 0)
@@ -180,7 +179,7 @@ def _width(value: ir.Value | None) -> int | None:
     node = made_by(value, "Add", "MatMul")
     if node is None:
         return None
-    held: list[np.ndarray] = [a for v in node.inputs if (a := constant(v)) is not None and a.ndim]
-    if held:
-        return int(held[0].shape[-1])
+    for tensor in map(held_tensor, node.inputs):
+        if tensor is not None and len(tensor.shape):
+            return int(tensor.shape[-1])
     return None

@@ -11,6 +11,7 @@ __all__ = [
     "Builder",
     "ancestors",
     "constant",
+    "held_tensor",
     "is_rowwise",
     "made_by",
     "sole_user",
@@ -43,17 +44,23 @@ def tidy(model: ir.Model) -> None:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """Return what a value holds when the file says so, else None."""
-    if value is None:
+    """Return a copy of what a value holds when the file says so, else None."""
+    tensor = held_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def held_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor a value holds when the file says so, else None.
+
+    Its shape costs nothing; every look at its numbers copies them, seconds for a large table.
+    """
+    if value is None or value.is_graph_input():
         return None
     tensor = value.const_value
     if tensor is None and (node := made_by(value, "Constant")) is not None:
         attribute = node.attributes.get("value")
         tensor = attribute.as_tensor() if attribute is not None else None
-    if tensor is None or value.is_graph_input():
-        return None
-    held: np.ndarray = tensor.numpy()
-    return held
+    return tensor
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -95,17 +102,17 @@ def is_rowwise(node: ir.Node) -> bool:
     """
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
         return False
-    held = [constant(value) for value in node.inputs]
+    held = [held_tensor(value) for value in node.inputs]
     if node.op_type in _UNARY:
         return True
     if node.op_type in _BINARY:
-        return all(array is None or array.ndim <= 1 for array in held)
+        return all(tensor is None or len(tensor.shape) <= 1 for tensor in held)
     if node.op_type == "MatMul":
-        return held[0] is None and held[1] is not None and held[1].ndim == 2
+        return held[0] is None and held[1] is not None and len(held[1].shape) == 2
     if node.op_type == "LayerNormalization":
         axis = node.attributes.get("axis")
         last = axis is None or axis.as_int() == -1
-        return last and all(array is not None for array in held[1:])
+        return last and all(tensor is not None for tensor in held[1:])
     return False
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from toolchain.optimize.attention import HEADS_FIRST, Attention, find_attentions
-from toolchain.optimize.graph import Builder, ancestors, constant, is_rowwise, made_by, sole_user
+from toolchain.optimize.graph import (
+    Builder,
+    ancestors,
+    constant,
+    held_tensor,
+    is_rowwise,
+    made_by,
+    sole_user,
+)
 from toolchain.optimize.rewrite import rewritten
 from toolchain.optimize.transform import PassFacts
 
@@ -78,7 +86,7 @@ class _Selection:
             return self._attend(self._attention)
         if value in self._whole or node is None or not is_rowwise(node):
             return self._build.again(self._select, [value, *self._select.inputs[1:]])
-        held = [constant(given) is not None for given in node.inputs]
+        held = [held_tensor(given) is not None for given in node.inputs]
         inputs = [v if kept else self.of(v) for v, kept in zip(node.inputs, held, strict=True)]
         return self._build.again(node, inputs)
 

@@ -22,7 +22,7 @@ from toolchain.optimize.attention import (
     find_attentions,
     row_mask,
 )
-from toolchain.optimize.graph import Builder, constant, is_rowwise, made_by
+from toolchain.optimize.graph import Builder, constant, held_tensor, is_rowwise, made_by
 from toolchain.optimize.rewrite import rewritten
 from toolchain.optimize.transform import PassFacts
 
@@ -144,7 +144,7 @@ def _common_source(attention: Attention) -> ir.Value | None:
     sources = set()
     for value in attention.inputs:
         biased = made_by(value, "Add")
-        operands = [v for v in biased.inputs if constant(v) is None] if biased else [value]
+        operands = [v for v in biased.inputs if held_tensor(v) is None] if biased else [value]
         project = made_by(operands[0], "MatMul") if len(operands) == 1 else None
         sources.add(project.inputs[0] if project is not None else None)
     return sources.pop() if len(sources) == 1 else None
@@ -170,7 +170,7 @@ def _walk(
         if _is_first_token(node):
             firsts.append(node)
             continue
-        known = [value for value in node.inputs if value in rows or constant(value) is not None]
+        known = [value for value in node.inputs if value in rows or held_tensor(value) is not None]
         if not is_rowwise(node) or len(known) != len(node.inputs):
             return None
         rows.add(node.outputs[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.optimize.graph import Builder, constant
+from toolchain.optimize.graph import Builder, held_tensor
 from toolchain.optimize.rewrite import rewritten
 from toolchain.optimize.transform import PassFacts
 
@@ -45,17 +45,20 @@ def rewrite(model: ir.Model) -> int:
 
 
 def _is_table(value: ir.Value) -> bool:
-    held = constant(value)
-    return held is not None and held.ndim == 2
+    held = held_tensor(value)
+    return held is not None and len(held.shape) == 2
 
 
 def _untransposed(head: ir.Value | None, tables: list[ir.Value]) -> ir.Value | None:
     """Return the table (V, D) whose transpose (D, V) `head` holds, or None."""
-    held = constant(head)
-    if held is None or held.ndim != 2:
+    held = held_tensor(head)
+    if held is None or len(held.shape) != 2:
         return None
     for table in tables:
-        other = constant(table)
-        if other is not None and other.T.shape == held.shape and np.array_equal(other.T, held):
+        other = held_tensor(table)
+        # Numbers are read where shapes agree alone: a table may hold gigabytes.
+        if other is None or tuple(other.shape) != tuple(reversed(held.shape)):
+            continue
+        if np.array_equal(other.numpy().T, held.numpy()):
             return table
     return None
