@@ -147,16 +147,18 @@ def _raw_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _copy(source: Message, target: Message, *, leave: str) -> None:
-    """Copy every field but one, without making that one in between."""
-    for field, value in source.ListFields():
+    """Copy every field but one, without making that one in between, as ListFields would."""
+    for field in source.DESCRIPTOR.fields:
         if field.name == leave:
             continue
         if field.is_repeated:
-            getattr(target, field.name).extend(value)
+            getattr(target, field.name).extend(getattr(source, field.name))
+        elif not source.HasField(field.name):
+            continue
         elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
+            getattr(target, field.name).CopyFrom(getattr(source, field.name))
         else:
-            setattr(target, field.name, value)
+            setattr(target, field.name, getattr(source, field.name))
 
 
 def _write_weights(kept: list[onnx.TensorProto], graph: onnx.ModelProto, data: Path) -> str:

@@ -1,5 +1,6 @@
 """Models beyond one file: the graph, its weights beside it, and what holds the two together."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.errors import IntegrityError, UsageError
-from toolchain.onnx_file import check_weights, read_model, size_of, write_model
+from toolchain.onnx_file import bare, check_weights, read_model, size_of, write_model
 from toolchain.onnx_pair import ONE_FILE, bytes_of, data_of, one_file_bytes
 
 
@@ -86,6 +87,19 @@ def test_equal_models_give_equal_bytes_and_read_ones_the_same(pair: Path, tmp_pa
     write_model(read_model(pair), again)
     for first, second in ((pair, again), (data_of(pair), data_of(again))):
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_weights_are_not_copied_to_tell_what_lies_around_them() -> None:
+    large = model()
+    array = np.zeros((1000, 1000), np.float32)
+    large.graph.initializer.append(numpy_helper.from_array(array, "table"))
+    bare(large)
+    tracemalloc.start()
+    graph = bare(large)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < array.nbytes / 100
+    assert list(graph.graph.initializer[-1].dims) == [1000, 1000]
 
 
 def test_large_tensors_begin_where_a_page_does(

@@ -28,12 +28,14 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
     model: ir.Model = ir.from_proto(proto)
     facts = []
     result = proto
+    after = size_of(result)
     for name, rewrite in rewrites.items():
-        nodes, size = len(result.graph.node), size_of(result)
+        nodes, size = len(result.graph.node), after
         changed = rewrite(model)
         if changed:
             tidy(model)
             result = to_proto(model)
+            after = size_of(result)
         facts.append(
             PassFacts(
                 name=name,
@@ -41,7 +43,7 @@ def rewritten(source: Path, out: Path, rewrites: Mapping[str, Rewrite]) -> tuple
                 nodes_before=nodes,
                 nodes_after=len(result.graph.node),
                 bytes_before=size,
-                bytes_after=size_of(result),
+                bytes_after=after,
             )
         )
     if result is not proto:
