@@ -31,9 +31,9 @@ class Accepts(Config):
 
 
 class Budget(Config):
-    """What the device has; sizes in bytes."""
+    """What the device has; sizes in bytes, None where the run itself finds out."""
 
-    memory_bytes: int = Field(gt=0)
+    memory_bytes: int | None = Field(None, gt=0)
     file_bytes: int | None = Field(None, gt=0)
 
 
@@ -49,7 +49,7 @@ class Target(Config):
     fidelity: Literal["measured", "none"]
     runtime: RuntimeSpec
     accepts: Accepts
-    budget: Budget
+    budget: Budget = Budget()
     notes: list[str] = []
     kind: str = ""
 
@@ -73,7 +73,8 @@ class Target(Config):
         limit = self.budget.file_bytes
         if limit is not None and file_bytes > limit:
             reasons.append(f"the file has {file_bytes} bytes, {self.name} takes {limit}")
-        if file_bytes > self.budget.memory_bytes:
+        memory = self.budget.memory_bytes
+        if memory is not None and file_bytes > memory:
             reasons.append(f"the file alone is larger than the memory of {self.name}")
         return reasons
 
