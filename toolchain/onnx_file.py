@@ -143,7 +143,7 @@ def _goes_out(tensor: onnx.TensorProto) -> bool:
 
 def _raw_bytes(tensor: onnx.TensorProto) -> int:
     """Return the bytes of a tensor's raw numbers, from its shape: to touch them is to copy them."""
-    return ir.from_proto(tensor).nbytes if tensor.HasField("raw_data") else 0
+    return ir.serde.deserialize_tensor(tensor).nbytes if tensor.HasField("raw_data") else 0
 
 
 def _copy(source: Message, target: Message, *, leave: str) -> None:

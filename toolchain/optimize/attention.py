@@ -181,5 +181,5 @@ def _width(value: ir.Value | None) -> int | None:
         return None
     for tensor in map(held_tensor, node.inputs):
         if tensor is not None and len(tensor.shape):
-            return int(tensor.shape[-1])
+            return int(tensor.shape.numpy()[-1])
     return None
