@@ -1,5 +1,6 @@
 """The steps from a trained model to files a runtime loads: export, then quantise."""
 
+import gc
 import json
 import shutil
 from collections.abc import Iterable
@@ -39,6 +40,8 @@ def export(draft: Draft, *, source: Path) -> None:
     plain = target.with_name("plain.onnx")
     signature, parameters = _traced(source, task, plain)
     passes_done = simplify(plain, target)
+    # Graphs in memory are cycles, which hold all weights until they are looked for.
+    gc.collect()
     for left in (plain, data_of(plain)):
         left.unlink(missing_ok=True)
     _copy(source, draft.folder, ("config.json", *_TOKENIZER))
