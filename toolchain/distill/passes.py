@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ class StepPasses:
     a student with a `vocabulary` of its own reads its own ids for them. A teacher with rows of its
     own, in other tokens, reads those of the same numbers. `surgery` says which of the student's
     blocks stand, `memories` what operators remember, by their keys. With `abreast` all ranks run
-    the student equally often.
+    the student equally often; it runs under `autocast`.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class StepPasses:
         memories: Mapping[str, nn.Module] | None = None,
         *,
         abreast: bool = False,
+        autocast: "Callable[[], AbstractContextManager[None]]" = nullcontext,
     ) -> None:
         self._model, self._recorder, self._spec = model, recorder, spec
         self._teachers, self._distiller = tuple(teachers), distiller
-        self._operators, self._clock = tuple(operators), clock
+        self._operators, self._clock, self._autocast = tuple(operators), clock, autocast
         self._moment, self._surgery, self._abreast = Moment(), surgery, abreast
         self._memories = memories or {}
         self._read: dict[int, tuple[tuple[int, ...], int, Batch]] = {}
@@ -85,7 +87,9 @@ class StepPasses:
         rows = positions_of(self._spec.task, batch.labels)
         inputs = {**batch.inputs, "input_ids": self._own_ids(batch.inputs["input_ids"])}
         with self._clock("student"), self._recorder.patched(patches):
-            return self._recorder.take(self._recorder.run(self._model, inputs), rows.rows)
+            with self._autocast():
+                logits = self._recorder.run(self._model, inputs)
+            return self._recorder.take(logits, rows.rows)
 
     def again(self, batch: Batch) -> Tensor:
         """Return the student's logits (P, C) in evaluation mode, as it stands now."""

@@ -127,9 +127,6 @@ class _Loop:
         found = {op.key: op.module() for op in parts.operators}
         self.memories = nn.ModuleDict({key: own for key, own in found.items() if own is not None})
         self.modules["operators"] = self.memories
-        # Mixed precision and placement, but no data-parallel wrapper: a loss on hidden states
-        # leaves parameters above them without gradients, which the wrapper takes for an error.
-        self.model = self.accelerator.prepare_model(student.model, evaluation_mode=True)
         self.checkpoint = work / "checkpoint.safetensors"
         # Before the student is taken into pieces.
         self.found = restore(self.checkpoint, self.modules)
@@ -153,7 +150,7 @@ class _Loop:
         )
         self.teachers = self._readers(teachers, parts, device)
         self.passes = StepPasses(
-            self.model,
+            student.model,
             self.recorder,
             student.spec,
             self.teachers,
@@ -164,6 +161,10 @@ class _Loop:
             self.surgery,
             dict(self.memories.items()),
             abreast=not self.engine.in_place,
+            # Not a model that accelerate prepared: it wraps one only once, and the next stage of the
+            # same student would train without; and its data-parallel wrapper takes parameters above
+            # a loss on hidden states, which have no gradients, for an error.
+            autocast=self.accelerator.autocast,
         )
         self.told = False
         self.curve = Curve(run)
@@ -204,7 +205,6 @@ class _Loop:
         for teacher in self.teachers:
             teacher.close()
         self.engine.close()
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.curve.close()
 
     def run_all(self) -> Trained:
@@ -219,7 +219,7 @@ class _Loop:
         with self.recorder, self._sparing(), self._quick(), stop_between_steps() as stopping:
             if not found:
                 self._judged()
-            self.model.train()
+            self.student.model.train()
             for step, chosen in self._order():
                 self._step(step, chosen)
                 if self.state.step == run.steps or run.evaluates_after(self.state.step):

@@ -181,6 +181,26 @@ def test_bf16_stays_near_fp32(lab: Lab, tmp_path: Path) -> None:
     assert second == pytest.approx(first, rel=0.02)
 
 
+def test_every_stage_of_one_student_computes_in_bf16(lab: Lab, tmp_path: Path) -> None:
+    student, teacher = lab.models()
+    seen = set[torch.dtype]()
+    query = student.model.get_submodule("bert.encoder.layer.0.attention.self.query")
+    query.register_forward_hook(lambda *args: seen.add(args[-1].dtype) if query.training else None)
+    for name in ("inter", "pred"):
+        seen.clear()
+        terms = tuple(
+            bind(t, student.spec, teacher.spec) for t in compose("tinybert", {}).stages[name]
+        )
+        run = dataclasses.replace(RUN, name=name, steps=2, keep_best=False, bf16=True)
+        # A teacher that is read in bf16 is not given back in fp32.
+        _, teacher = lab.models()
+        train(
+            student, [teacher], terms, PLAIN, lab.rows, lab.dev, run, tmp_path / name, Null()
+        )  # fmt: skip
+        assert seen == {torch.bfloat16}
+    assert "forward" not in vars(student.model)
+
+
 def test_every_batch_of_an_epoch_is_seen_once(lab: Lab) -> None:
     from toolchain.data.batching import epoch_batches
 
