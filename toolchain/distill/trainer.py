@@ -161,9 +161,9 @@ class _Loop:
             self.surgery,
             dict(self.memories.items()),
             abreast=not self.engine.in_place,
-            # Not a model that accelerate prepared: it wraps one only once, and the next stage of the
-            # same student would train without; and its data-parallel wrapper takes parameters above
-            # a loss on hidden states, which have no gradients, for an error.
+            # Not a model that accelerate prepared: it wraps one only once, and the student's next
+            # stage would train without; and its data-parallel wrapper takes parameters above a loss
+            # on hidden states, which have no gradients, for an error.
             autocast=self.accelerator.autocast,
         )
         self.told = False
