@@ -70,6 +70,7 @@ NOTES: Mapping[str, str] = {
     "theseus": "in part of its steps blocks of the teacher stand in for the student's",
     "tinybert": HALF,
 }
+_FIGURES = ("metric", "kl_before", "kl", "js_before", "js", "samples_per_s")
 # Methods that decide the student's shape themselves, or work on another one.
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "cofi": {"init": "teacher_copy"},
@@ -94,7 +95,11 @@ class CpuClock(Null):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One method on one task; lists hold one figure per seed. KL is mean KL(teacher || student)."""
+    """One method on one task; lists hold one figure per seed.
+
+    KL is the mean of KL(teacher || student), JS that of the Jensen-Shannon divergence, both in nats
+    over the rows of dev.
+    """
 
     method: str
     task: str
@@ -102,6 +107,8 @@ class Result:
     metric: list[float]
     kl_before: list[float]
     kl: list[float]
+    js_before: list[float]
+    js: list[float]
     samples_per_s: list[float]
     peak_bytes: int
     refused: str = ""
@@ -267,7 +274,7 @@ def _read(work: Path, method: str, task: str) -> Result | None:
 def _one(options: argparse.Namespace) -> None:
     """Train one method on one task with every seed and keep its result."""
     method, task, work = options.one, options.task, options.work
-    figures: dict[str, list[float]] = {"metric": [], "kl_before": [], "kl": [], "rate": []}
+    figures: dict[str, list[float]] = {name: [] for name in _FIGURES}
     init, refused = "", ""
     for seed in range(options.seeds):
         try:
@@ -283,12 +290,9 @@ def _one(options: argparse.Namespace) -> None:
         method=method,
         task=task,
         init=init,
-        metric=figures["metric"],
-        kl_before=figures["kl_before"],
-        kl=figures["kl"],
-        samples_per_s=figures["rate"],
         peak_bytes=_peak_bytes(),
         refused=refused,
+        **figures,
     )
     path = _file(work, method, task)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +338,9 @@ def _trained(plan: Plan, folder: Path, method: str, seed: int) -> dict[str, floa
         "metric": float((student.argmax(-1) == labels).mean()),
         "kl_before": _kl(teacher, start),
         "kl": _kl(teacher, student),
-        "rate": BATCH * clock.steps / clock.seconds,
+        "js_before": _js(teacher, start),
+        "js": _js(teacher, student),
+        "samples_per_s": BATCH * clock.steps / clock.seconds,
     }
 
 
@@ -358,7 +364,17 @@ def _dev(
 
 def _kl(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
     log_t, log_s = (_log_softmax(z) for z in (teacher, student))
-    return float((np.exp(log_t) * (log_t - log_s)).sum(-1).mean())
+    return _mean_kl(log_t, log_s)
+
+
+def _js(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
+    log_t, log_s = (_log_softmax(z) for z in (teacher, student))
+    log_m = np.logaddexp(log_t, log_s) - np.log(2)
+    return (_mean_kl(log_t, log_m) + _mean_kl(log_s, log_m)) / 2
+
+
+def _mean_kl(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> float:
+    return float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
 
 
 def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -382,8 +398,9 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int, quic
         "# Every method, trained for real",
         "",
         f"`{record['command']}`: {steps} steps in all, batch {BATCH}, lr {RATE:g}, {seeds} seeds,",
-        f"student of {LAYERS} layers; dev accuracy is mean (lowest to highest). KL is that of",
-        "the teacher's predictions from the student's on dev, before and after. Samples/s are per",
+        f"student of {LAYERS} layers; dev accuracy is mean (lowest to highest). Divergences are",
+        "those of the teacher's and the student's predictions on dev, in nats, before and after:",
+        "KL(teacher || student), and Jensen-Shannon's, which is at most .693. Samples/s are per",
         "second of processor time of one thread; peak memory is that of the process.",
     ]
     for task in dict.fromkeys(r.task for r in results):
@@ -402,8 +419,10 @@ def _command(results: Sequence[Result], *, seeds: int, steps: int, quick: bool) 
 
 
 def _table(found: Mapping[str, Result]) -> list[str]:
-    lines = ["| method | start | dev accuracy | KL before | KL after | samples/s | peak |"]
-    lines.append("|" + "---|" * 7)
+    lines = [
+        "| method | start | accuracy | KL before | after | JS before | after | samples/s | peak |"
+    ]
+    lines.append("|" + "---|" * 9)
     ran = [r for r in found.values() if r.metric]
     for r in sorted(ran, key=lambda r: -statistics.mean(r.metric)):
         name = f"**{r.method}** (labels only)" if r.method == BASELINE else f"`{r.method}`"
@@ -411,10 +430,15 @@ def _table(found: Mapping[str, Result]) -> list[str]:
         lines.append(
             f"| {name} | {r.init} | {statistics.mean(r.metric):.4f} ({low:.4f} to {high:.4f}) "
             f"| {statistics.mean(r.kl_before):.3f} | {statistics.mean(r.kl):.3f} "
+            f"| {statistics.mean(r.js_before):.3f} | {statistics.mean(r.js):.3f} "
             f"| {statistics.median(r.samples_per_s):.0f} | {r.peak_bytes / 2**20:.0f} MiB |"
         )
     refused = [f"- `{r.method}`: {r.refused}" for r in found.values() if r.refused]
     return [*lines, *(["", "Not on this task:", "", *refused] if refused else [])]
+
+
+def _mean(result: Result, figure: str) -> float:
+    return statistics.mean(getattr(result, figure))
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
@@ -424,12 +448,16 @@ def _notes(results: Sequence[Result]) -> list[str]:
     lines = []
     for task in dict.fromkeys(r.task for r in results):
         ran = [r for r in results if r.task == task and r.metric]
-        apart = [r for r in ran if statistics.mean(r.kl) >= statistics.mean(r.kl_before)]
-        names = ", ".join(f"`{r.method}`" for r in apart) or "none"
-        lines += [
-            f"No nearer to the teacher's predictions than at the start on {task}: {names}.",
-            "",
-        ]
+        for name, before, after in (
+            ("Jensen-Shannon's divergence", "js_before", "js"),
+            ("KL(teacher || student)", "kl_before", "kl"),
+        ):
+            apart = [r for r in ran if _mean(r, after) >= _mean(r, before)]
+            names = ", ".join(f"`{r.method}`" for r in apart) or "none"
+            lines += [
+                f"No nearer to the teacher by {name} than at the start on {task}: {names}.",
+                "",
+            ]
     lines += ["Below labels alone on a task, where the reason is known:", ""]
     lines += [f"- `{name}`: {NOTES[name]}." for name in sorted(below & NOTES.keys())]
     rest = ", ".join(f"`{name}`" for name in sorted(below - NOTES.keys()))
