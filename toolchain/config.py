@@ -143,6 +143,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def dump_yaml(config: Config) -> str:
-    """Return the whole configuration as YAML, defaults included, keys in declared order."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_yaml(config: Config, *, defaults: bool = True) -> str:
+    """Return the whole configuration as YAML, keys in declared order, with or without defaults."""
+    values = config.model_dump(mode="json", exclude_defaults=not defaults)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 __all__ = [
     "Ratio",
     "enough_for",
+    "mean_interval",
     "median",
     "percentile",
     "ratio_of_rounds",
     "samples_for",
     "wilson",
 ]
+
+# Student's t: what 97.5 % lie below, for 1 to 30 degrees of freedom; more take the last, as wider.
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 # A percentile is printed only when at least this many samples lie beyond it on the thinner side.
 _TAIL = 10
@@ -72,6 +80,17 @@ def ratio_of_rounds(numerator: Sequence[float], denominator: Sequence[float]) ->
     middle = len(ratios) // 2
     lower = ratios[: middle + len(ratios) % 2]
     return Ratio(median(ratios), median(lower), median(ratios[middle:]), len(ratios))
+
+
+def mean_interval(samples: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % t-interval of the mean of independent samples, or None for fewer than two."""
+    count = len(samples)
+    if count < 2:
+        return None
+    mean = math.fsum(samples) / count
+    variance = math.fsum((x - mean) ** 2 for x in samples) / (count - 1)
+    half = _T[min(count - 1, len(_T)) - 1] * math.sqrt(variance / count)
+    return mean - half, mean + half
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from toolchain.cli import (
     plan,
     quantize,
     report,
+    study,
     targets,
     verify,
 )
@@ -64,6 +65,7 @@ app.command("verify")(verify.run)
 app.command("benchmark")(benchmark.run)
 app.command("bundle")(bundle.run)
 app.command("report")(report.run)
+app.command("study")(study.run)
 app.command("methods")(methods.run)
 app.command("targets")(targets.run)
 app.command("doctor")(doctor.run)

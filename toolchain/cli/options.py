@@ -126,7 +126,17 @@ def milliseconds(text: str | None) -> float | None:
     """Read a duration such as 15ms, 0.5s or 15 (milliseconds). Raises UsageError."""
     if text is None:
         return None
-    for unit, factor in (("ms", 1.0), ("s", 1000.0), ("", 1.0)):
+    return _duration(text, {"ms": 1.0, "s": 1000.0, "": 1.0}, "--latency", "15ms")
+
+
+def budget_seconds(text: str) -> float:
+    """Read a duration such as 90s, 20m or 1h. Raises UsageError."""
+    return _duration(text, {"s": 1.0, "m": 60.0, "h": 3600.0}, "--budget", "90s, 20m or 1h")
+
+
+def _duration(text: str, units: Mapping[str, float], option: str, example: str) -> float:
+    """Return a positive number of the first unit that `text` ends with, times its factor."""
+    for unit, factor in units.items():
         if text.endswith(unit):
             number = text.removesuffix(unit).strip()
             try:
@@ -136,7 +146,7 @@ def milliseconds(text: str | None) -> float | None:
             if value > 0:
                 return value
             break
-    raise UsageError(f"--latency {text!r} is not a duration", "write it as 15ms")
+    raise UsageError(f"{option} {text!r} is not a duration", f"write it as {example}")
 
 
 def after_show(command: str, word: str, name: str | None) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "StepLine",
     "environment",
     "gates",
+    "machine",
     "plan_facts",
     "shown",
     "stages",
@@ -142,13 +143,18 @@ def environment(report: Report) -> Iterator[Fact]:
     rows = [f"{n:,} {split}" for split, n in report.task.rows.items() if n is not None]
     if rows:
         yield Fact(name="rows", value=", ".join(rows))
-    for name, value in report.environment.items():
+    yield from machine(report.environment)
+    if report.license:
+        yield Fact(name="licence of the teacher's weights", value=report.license)
+
+
+def machine(facts: Mapping[str, object]) -> Iterator[Fact]:
+    """Yield the facts of a machine and its software, as words."""
+    for name, value in facts.items():
         if name.endswith("_bytes") and isinstance(value, int):
             yield Fact(name=name.removesuffix("_bytes"), value=f"{value / 1e9:.1f} GB")
         elif said := shown(value):
             yield Fact(name=name.replace("_", " "), value=said)
-    if report.license:
-        yield Fact(name="licence of the teacher's weights", value=report.license)
 
 
 def shown(value: object) -> str:

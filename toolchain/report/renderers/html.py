@@ -1,7 +1,7 @@
 """report.html: one self-contained page: no network, no script, drawings inline."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from itertools import groupby
 
@@ -13,7 +13,7 @@ from toolchain.report.page import page
 from toolchain.report.page_models import Head
 from toolchain.report.report import Report
 
-__all__ = ["render"]
+__all__ = ["page_environment", "render", "style"]
 
 # The embedded copy keeps the page light to forward; report.json beside it has everything.
 _EMBEDDED_POINTS = 200
@@ -23,25 +23,35 @@ _EMBEDDED_BYTES = 900_000
 def render(report: Report) -> bytes:
     """Return the page in UTF-8."""
     report.validate()
-    environment = Environment(
-        loader=FunctionLoader(_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_cleaned,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(_part)
     environment.filters["digest"] = figures.short_digest
     environment.filters["relation"] = _relation
     content = page(report)
     text = environment.get_template("_page.html.j2").render(
         page=content,
         groups=_groups(content.heads),
-        style=Markup(_part("_page.css")),
+        style=style(),
         svg=Markup,
         embedded=Markup(_embedded(report)),
     )
     return text.encode()
+
+
+def page_environment(part: Callable[[str], str]) -> Environment:
+    """Return what fills a page's template, found by `part`: everything shown is escaped."""
+    return Environment(
+        loader=FunctionLoader(part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_cleaned,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def style() -> Markup:
+    """Return the style sheet of all pages."""
+    return Markup(_part("_page.css"))
 
 
 def _cleaned(value: object) -> object:
