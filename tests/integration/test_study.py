@@ -1,15 +1,19 @@
 """`toolchain study` end to end: killed, gone on with, and what it leaves."""
 
 import json
+import random
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.test_questions import asked
+from tests.integration.test_tasks import labelled, scored, tagged, write_jsonl
 from toolchain.__main__ import main
 from toolchain.config import read_yaml
 from toolchain.study.asked import AXES
@@ -94,6 +98,32 @@ def test_a_bare_encoder_is_fine_tuned_first_and_one_seed_has_no_interval(
     assert "With one seed there are no intervals" in (output / "study.md").read_text()
     assert main([*words, "--seeds", "2"]) == 2
     assert "study.seeds was 1, is 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "metric"),
+    [
+        (labelled, "micro_f1"),
+        (scored, "pearson"),
+        (tagged, "entity_f1"),
+        (asked, "answer_f1"),
+    ],
+)
+def test_other_tasks_are_studied_by_their_own_metric(
+    make: Callable[[random.Random], dict[str, object]],
+    metric: str,
+    encoder_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_jsonl(tmp_path / "data", make, train=120, dev=40)
+    words = ["study", "--teacher", str(encoder_folder), "--data", str(data), *QUICK]
+    words += ["--budget", "60s", "--seeds", "1", "--axis", "knowledge", "--json"]
+    assert main([*words, "-o", str(tmp_path / "study")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["task"]["metric"] == metric
+    assert len(told["axes"][0]["choices"]) == 5
+    assert told["refused"] == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from toolchain.study.schedule import Schedule, Speed
 
 __all__ = ["Effect", "Findings", "Guideline", "Sample", "effects", "guideline"]
 
+# Wider than rounding makes of figures that are the same.
+_ALIKE = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -57,7 +60,10 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Guideline:
-    """What an axis says: the choice to take, whether that was told apart, one sentence."""
+    """What an axis says: the choice to take, whether it was told from all others, one sentence.
+
+    A choice that is taken for another than the reference was told from that at least.
+    """
 
     axis: Compared
     choice: str
@@ -93,48 +99,44 @@ def effects(axis: Axis, samples: Mapping[str, Mapping[int, Sample]], *, up: bool
 
 def guideline(axis: Compared, found: list[Effect], *, up: bool) -> Guideline:
     """Return what to take of an axis: a choice told apart from the reference, else that."""
-    reference = found[0]
-    best = min(found, key=lambda effect: effect.rank)
-    if all(effect.ci95 is None for effect in found):
-        sentence = (
-            f"{best.choice} has the best figure, but one seed cannot tell it from chance: keep "
-            f"{reference.choice}."
-        )
-        return Guideline(axis=axis, choice=reference.choice, told_apart=False, sentence=sentence)
-    if not any(difference for effect in found for difference in effect.differences):
-        sentence = (
-            "every choice gave the very same figures, as models do that have learned nothing yet: "
-            f"keep {reference.choice}, or give it more time."
-        )
-        return Guideline(axis=axis, choice=reference.choice, told_apart=False, sentence=sentence)
-    better = [e for e in found[1:] if _side(e, up=up) > 0]
-    worse = [e for e in found[1:] if _side(e, up=up) < 0]
-    undecided = [e.choice for e in found[1:] if _side(e, up=up) == 0]
+    base = found[0].choice
+    sides = {effect.choice: _side(effect, up=up) for effect in found[1:]}
+    better, undecided, worse = (
+        [e for e in found[1:] if sides[e.choice] == side] for side in (1, 0, -1)
+    )
     if better:
         taken = min(better, key=lambda effect: effect.rank)
-        sentence = f"{taken.choice} wins over {reference.choice}, by {_interval(taken)}"
-        others = [e.choice for e in found[1:] if e is not taken and e.rank < taken.rank]
-        if others:
-            sentence += f"; {_listed(others)} came out higher on average, but not beyond the seeds"
+        sentence = f"{taken.choice} wins over {base}, by {_interval(taken)}"
+        ahead = [e for e in undecided if e.rank < taken.rank]
+        if ahead:
+            sentence += f"; {_said_of(ahead)} better on average, but not beyond the seeds"
         return Guideline(axis=axis, choice=taken.choice, told_apart=True, sentence=f"{sentence}.")
-    if worse and not undecided:
-        sentence = f"{reference.choice} wins: every other choice is worse than it."
-        return Guideline(axis=axis, choice=reference.choice, told_apart=True, sentence=sentence)
-    if worse:
+    if all(effect.ci95 is None for effect in found):
+        best = min(found, key=lambda effect: effect.rank).choice
         sentence = (
-            f"{_listed([e.choice for e in worse])} {'is' if len(worse) == 1 else 'are'} worse than "
-            f"{reference.choice}; {_listed(undecided)} cannot be told from it: keep "
-            f"{reference.choice}."
+            f"{best} has the best figure, but one seed cannot tell it from chance: keep {base}."
         )
-        return Guideline(axis=axis, choice=reference.choice, told_apart=True, sentence=sentence)
-    sentence = f"all differences lie within what seeds make of them: keep {reference.choice}."
-    return Guideline(axis=axis, choice=reference.choice, told_apart=False, sentence=sentence)
+    elif not any(difference for effect in found for difference in effect.differences):
+        sentence = (
+            "every choice gave the very same figures, as models do that have learned nothing yet: "
+            f"keep {base}, or give it more time."
+        )
+    elif not undecided:
+        sentence = f"{base} wins: every other choice is worse than it."
+    elif worse:
+        sentence = (
+            f"{_said_of(worse)} worse than {base}; "
+            f"{_listed(undecided)} cannot be told from it: keep {base}."
+        )
+    else:
+        sentence = f"all differences lie within what seeds make of them: keep {base}."
+    return Guideline(axis=axis, choice=base, told_apart=not undecided, sentence=sentence)
 
 
 def _side(effect: Effect, *, up: bool) -> int:
     """Return 1 where the whole interval is better than the reference, -1 where worse, else 0."""
     # Seeds that agree to the last digit are a coarse metric's doing, and bound nothing.
-    if effect.ci95 is None or effect.ci95[0] == effect.ci95[1]:
+    if effect.ci95 is None or effect.ci95[1] - effect.ci95[0] < _ALIKE:
         return 0
     low, high = effect.ci95 if up else (-effect.ci95[1], -effect.ci95[0])
     return 1 if low > 0 else -1 if high < 0 else 0
@@ -146,7 +148,12 @@ def _interval(effect: Effect) -> str:
     return f"{effect.difference:+.4f} ({effect.ci95[0]:+.4f} to {effect.ci95[1]:+.4f})"
 
 
-def _listed(names: list[str]) -> str:
+def _said_of(found: list[Effect]) -> str:
+    return f"{_listed(found)} {'is' if len(found) == 1 else 'are'}"
+
+
+def _listed(found: list[Effect]) -> str:
+    names = [effect.choice for effect in found]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
