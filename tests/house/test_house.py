@@ -26,6 +26,7 @@ HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "accelerate", "numpy")
         "targets",
         "compress --help",
         "plan --help",
+        "study --help",
     ],
 )
 def test_listing_and_help_import_nothing_heavy(words: str) -> None:
@@ -91,6 +92,14 @@ def test_the_flags_of_plan_are_frozen() -> None:
         "--batch", "--config", "--debug", "--ffn", "--hardware", "--heads", "--help", "--hidden",
         "--json", "--layers", "--method", "--precision", "--student", "--student-placement",
         "--teacher", "--teacher-placement", "--tokens",
+    ]  # fmt: skip
+
+
+def test_the_flags_of_study_are_frozen() -> None:
+    assert flags("study") == [
+        "--axis", "--budget", "--config", "--data", "--debug", "--dry-run", "--ffn", "--heads",
+        "--help", "--hidden", "--json", "--layers", "--max-steps", "--output", "--seed", "--seeds",
+        "--teacher", "--threads", "--verbose",
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from toolchain.artifact import write_atomic
 from toolchain.report import figures
@@ -70,7 +70,7 @@ def _html(findings: Findings) -> str:
         ],
         refused=findings.design.refused,
         notes=tuple(words.held_equal(findings)),
-        recipe=Markup(Markup.escape(findings.recipe_yaml)),
+        recipe=escape(findings.recipe_yaml),
         command=findings.command,
         environment=tuple(machine(findings.environment)),
         style=style(),
