@@ -93,8 +93,11 @@ def _asked(task: Task) -> Literal["auto", "causal_lm", "embed", "mask_lm", "qa"]
 
 
 def labels_of(folder: Path) -> dict[int, str]:
-    """Return the class names by id that the folder's config.json gives. Raises UsageError."""
-    names = _config(folder).get("id2label")
+    """Return the class names by id that the folder's config.json gives. Raises UsageError.
+
+    transformers leaves them out where they are its own names of two classes.
+    """
+    names = _config(folder).get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     if not isinstance(names, dict) or not names:
         raise UsageError(f"{folder}: config.json names no classes (id2label)")
     return {int(key): str(value) for key, value in names.items()}
