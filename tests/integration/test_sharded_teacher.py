@@ -44,9 +44,10 @@ def test_it_is_compressed_and_reported_as_large_as_it_is(
 def test_its_folder_is_verified_and_timed_by_itself(
     sharded: Path, task_folder: Path, tmp_path: Path
 ) -> None:
-    data = ["--data", str(task_folder)]
-    assert main(["export", str(sharded), "-o", str(tmp_path / "onnx")]) == 0
-    assert main(["verify", str(tmp_path / "onnx"), "--against", str(sharded), *data]) == 0
+    onnx = str(tmp_path / "onnx")
+    words = ["--against", str(sharded), "--data", str(task_folder), "-o", str(tmp_path / "proof")]
+    assert main(["export", str(sharded), "-o", onnx]) == 0
+    assert main(["verify", onnx, *words]) == 0
 
 
 def test_another_value_in_any_shard_is_another_model(sharded: Path) -> None:
