@@ -107,8 +107,7 @@ def quick_linear() -> "Callable[[Tensor, Tensor, Tensor | None], Tensor] | None"
     oneDNN, which torch carries too, takes what there is (benchmarks/LOG.md). Takes `x` (..., I),
     a weight (O, I), of any strides, and a bias (O); knows no gradients.
     """
-    told = _cpuinfo()
-    if told.get("vendor_id") == "GenuineIntel" or "avx512f" not in told.get("flags", "").split():
+    if _cpuinfo().get("vendor_id") == "GenuineIntel" or "avx512f" not in cpu_flags():
         return None
     import torch
 

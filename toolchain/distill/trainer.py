@@ -139,14 +139,14 @@ class _Loop:
             | (parts.aggregation.requests() if parts.aggregation else frozenset())
         )
         # Of a student in pieces all ranks run the whole of it, and a surgery may read any of it.
-        stops = self.engine.in_place and not self.surgery
+        self.spared = self.engine.in_place and not self.surgery
         self.recorder = Recorder(
             student.model,
             student.family,
             student.spec,
             self.asked,
             whole=self.engine.whole,
-            stops=stops,
+            stops=self.spared,
         )
         self.teachers = self._readers(teachers, parts, device)
         self.passes = StepPasses(
@@ -245,7 +245,7 @@ class _Loop:
     def _sparing(self) -> AbstractContextManager[None]:
         """Compute no more of the last block than is read, of a student that lies here as it is."""
         student = self.student
-        if self.surgery or not self.engine.in_place:
+        if not self.spared:
             return nullcontext()
         return sparing(student.model, student.family, student.spec, self.asked)
 
