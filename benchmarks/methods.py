@@ -1,12 +1,13 @@
 """Train every distillation method for real and set the students beside each other.
 
-    python benchmarks/methods.py --shared ../shared [--steps 120] [--seeds 3] [--jobs 2] [--quick]
+    python benchmarks/methods.py --shared ../shared [--steps 160 80] [--seeds 3] [--quick]
 
 Two tasks: trec6 and a slice of 6,000 rows of sst2. The teacher of sst2 is the one in `--shared`;
 that of trec6 is its encoder, fine-tuned here. Every student has the same shape and the same number
 of steps in all (a method of two stages gets half of them for each), and starts from the same
-layers of the teacher; the label-only baseline (`finetune`) too. One subprocess
-per method and task, with one thread; its result is kept, so that a stopped benchmark goes on.
+layers of the teacher; the label-only baseline (`finetune`) too. The one method that can only start
+from random weights gets more steps, as its row says. One subprocess per method and task, with one
+thread; its result is kept, so that a stopped benchmark goes on.
 
 `--quick` runs one seed of few steps and trec6 alone: a check that everything still trains. A method
 that fails is named, the others go on, and the exit code is 1.
@@ -47,7 +48,8 @@ from toolchain.teaching import Teaching
 LAYERS, BATCH, RATE = 3, 32, 2e-4
 # The same for every method, so that what differs is the method.
 START = "teacher_uniform"
-TASKS = ("trec6", "sst2")
+TASKS = ("sst2", "trec6")
+STEPS = (160, 80)
 SLICE = 6000
 BASELINE = "finetune"
 # Why some stay below the baseline, where that is known.
@@ -63,8 +65,8 @@ NOTES: Mapping[str, str] = {
     "mgskd": HALF,
     "minilm": HALF,
     "minilm_v2": HALF,
-    "mobilebert": "its thin blocks cannot start from the teacher's weights: from random ones "
-    "so few steps learn little more than which class is largest",
+    "mobilebert": "its thin blocks cannot start from the teacher's weights, and from random ones "
+    "few steps teach little",
     "sid": "predictions count only when all blocks were matched, one after another",
     "ted": HALF,
     "theseus": "in part of its steps blocks of the teacher stand in for the student's",
@@ -76,6 +78,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "cofi": {"init": "teacher_copy"},
     "mobilebert": {"layers": 6, "family": "mobilebert"},
 }
+# So many times the steps, from random weights.
+LONGER: Mapping[str, int] = {"mobilebert": 6}
 
 
 class CpuClock(Null):
@@ -98,12 +102,13 @@ class Result:
     """One method on one task; lists hold one figure per seed.
 
     KL is the mean of KL(teacher || student), JS that of the Jensen-Shannon divergence, both in nats
-    over the rows of dev.
+    over the rows of dev. `steps` are those of all stages together.
     """
 
     method: str
     task: str
     init: str
+    steps: int
     metric: list[float]
     kl_before: list[float]
     kl: list[float]
@@ -121,17 +126,19 @@ def main() -> None:
         _one(options)
         return
     names = options.methods or [n for n in methods.names() if n != BASELINE]
-    seeds, steps, tasks = options.seeds, options.steps, tuple(options.tasks)
+    seeds, tasks = options.seeds, tuple(options.tasks)
+    if len(options.steps) not in (1, len(tasks)):
+        sys.exit(f"--steps: one number, or one for each of {', '.join(tasks)}")
+    steps = dict(zip(tasks, options.steps * len(tasks), strict=False))
     if options.quick:
-        seeds, steps, tasks = 1, 16, ("trec6",)
-    if options.quick:
+        seeds, tasks, steps = 1, ("trec6",), {"trec6": 16}
         # Its teachers are of few steps too, and must not be taken for the others.
         options.work = options.work / "quick"
     for task in tasks:
         _prepare(options.shared, options.work, task, part=8 if options.quick else 1)
     queue = [(name, task) for task in tasks for name in (BASELINE, *names)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda item: _child(options, *item, seeds=seeds, steps=steps), queue))
+        list(pool.map(lambda i: _child(options, *i, seeds=seeds, steps=steps[i[1]]), queue))
     results = {item: _read(options.work, *item) for item in queue}
     found = [r for r in results.values() if r]
     _write(options.out, found, seeds=seeds, steps=steps, quick=options.quick)
@@ -145,7 +152,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and models/")
     parser.add_argument("--work", type=Path, default=Path("methods-work"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/methods"))
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="one per task")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
@@ -276,9 +283,10 @@ def _one(options: argparse.Namespace) -> None:
     method, task, work = options.one, options.task, options.work
     figures: dict[str, list[float]] = {name: [] for name in _FIGURES}
     init, refused = "", ""
+    steps = options.steps[0] * LONGER.get(method, 1)
     for seed in range(options.seeds):
         try:
-            plan = _plan(work / task, method, seed, options.steps)
+            plan = _plan(work / task, method, seed, steps)
         except UsageError as error:
             # The same sentence on every machine.
             refused = str(error).replace(f"{work}/", "")
@@ -290,6 +298,7 @@ def _one(options: argparse.Namespace) -> None:
         method=method,
         task=task,
         init=init,
+        steps=steps,
         peak_bytes=_peak_bytes(),
         refused=refused,
         **figures,
@@ -382,7 +391,9 @@ def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int, quick: bool) -> None:
+def _write(
+    out: Path, results: Sequence[Result], *, seeds: int, steps: Mapping[str, int], quick: bool
+) -> None:
     record = {
         "command": _command(results, seeds=seeds, steps=steps, quick=quick),
         "environment": environment(),
@@ -397,11 +408,12 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int, quic
     lines = [
         "# Every method, trained for real",
         "",
-        f"`{record['command']}`: {steps} steps in all, batch {BATCH}, lr {RATE:g}, {seeds} seeds,",
-        f"student of {LAYERS} layers; dev accuracy is mean (lowest to highest). Divergences are",
-        "those of the teacher's and the student's predictions on dev, in nats, before and after:",
-        "KL(teacher || student), and Jensen-Shannon's, which is at most .693. Samples/s are per",
-        "second of processor time of one thread; peak memory is that of the process.",
+        f"`{record['command']}`: batch {BATCH}, lr {RATE:g}, {seeds} seeds,",
+        f"student of {LAYERS} layers, steps of all stages together; dev accuracy is mean (lowest",
+        "to highest). Divergences are those of the teacher's and the student's predictions on dev,",
+        "in nats, before and after: KL(teacher || student), and Jensen-Shannon's, which is at most",
+        ".693. Samples/s are per second of processor time of one thread; peak memory is that of",
+        "the process.",
     ]
     for task in dict.fromkeys(r.task for r in results):
         found = {f"{r.method} {r.init}": r for r in results if r.task == task}
@@ -410,25 +422,30 @@ def _write(out: Path, results: Sequence[Result], *, seeds: int, steps: int, quic
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
-def _command(results: Sequence[Result], *, seeds: int, steps: int, quick: bool) -> str:
+def _command(
+    results: Sequence[Result], *, seeds: int, steps: Mapping[str, int], quick: bool
+) -> str:
     """Return what makes these figures again, whatever folders were used here."""
-    tasks = " ".join(dict.fromkeys(r.task for r in results))
+    tasks = dict.fromkeys(r.task for r in results)
+    each = " ".join(str(steps[task]) for task in tasks)
     # Quick runs have teachers of their own.
-    options = "--quick" if quick else f"--steps {steps} --seeds {seeds} --tasks {tasks}"
+    options = "--quick" if quick else f"--steps {each} --seeds {seeds} --tasks {' '.join(tasks)}"
     return f"python benchmarks/methods.py --shared ../shared {options}"
 
 
 def _table(found: Mapping[str, Result]) -> list[str]:
     lines = [
-        "| method | start | accuracy | KL before | after | JS before | after | samples/s | peak |"
+        "| method | start | steps | accuracy | KL before | after | JS before | after "
+        "| samples/s | peak |"
     ]
-    lines.append("|" + "---|" * 9)
+    lines.append("|" + "---|" * 10)
     ran = [r for r in found.values() if r.metric]
     for r in sorted(ran, key=lambda r: -statistics.mean(r.metric)):
         name = f"**{r.method}** (labels only)" if r.method == BASELINE else f"`{r.method}`"
         low, high = min(r.metric), max(r.metric)
         lines.append(
-            f"| {name} | {r.init} | {statistics.mean(r.metric):.4f} ({low:.4f} to {high:.4f}) "
+            f"| {name} | {r.init} | {r.steps} "
+            f"| {statistics.mean(r.metric):.4f} ({low:.4f} to {high:.4f}) "
             f"| {statistics.mean(r.kl_before):.3f} | {statistics.mean(r.kl):.3f} "
             f"| {statistics.mean(r.js_before):.3f} | {statistics.mean(r.js):.3f} "
             f"| {statistics.median(r.samples_per_s):.0f} | {r.peak_bytes / 2**20:.0f} MiB |"
