@@ -41,6 +41,7 @@ from toolchain.bench.environment import environment
 from toolchain.export.exporter import Source, exporters
 from toolchain.export.formats import litert
 from toolchain.export.formats.onnx import export
+from toolchain.export.tflite_file import slim
 from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.optimize.precisions import int8
 from toolchain.optimize.simplify import simplify
@@ -156,6 +157,7 @@ def make_litert(folder: Path, work: Path, lengths: tuple[int, ...]) -> dict[str,
         litert.convert(load_model(folder, "classify"), lengths, plain)
     if not small.is_file():
         litert.quantise(plain, small)
+        slim(small)
     return {"fp32": plain, "int8": small}
 
 

@@ -10,6 +10,7 @@ from tests.conftest import sentences
 from toolchain.errors import IntegrityError, StepError, UsageError
 from toolchain.export.exporter import Signature, Source, exporters
 from toolchain.export.formats.litert import buckets
+from toolchain.export.tflite_file import slim
 from toolchain.models.loading import load_model, load_tokenizer
 from toolchain.runtimes.runtime import runtimes
 
@@ -96,6 +97,51 @@ def test_one_file_holds_all_lengths_over_the_same_weights(
     model = load_model(teacher_folder, "classify")
     table = model.get_input_embeddings().weight.detach().numpy().tobytes()
     assert plain.read_bytes().count(table) == 1
+
+
+def test_a_file_says_nothing_twice(signatures: dict[Path, Signature]) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    for path in signatures:
+        content = path.read_bytes()
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        scales = [
+            tensor.quantization.scale.tobytes()
+            for graph in model.subgraphs
+            for tensor in graph.tensors
+            if tensor.quantization is not None and tensor.quantization.scale is not None
+        ]
+        long = {held for held in scales if len(held) >= 64}
+        assert bool(long) == ("int8" in path.name)
+        assert all(content.count(held) == 1 for held in long)
+        # Three lengths read the same tables.
+        assert len([held for held in scales if held in long]) >= 3 * len(long)
+        for graph in model.subgraphs:
+            names = [tensor.name for tensor in graph.tensors]
+            ends = {*graph.inputs, *graph.outputs}
+            assert len(set(names)) == len(names)
+            assert all(len(n) < 8 for i, n in enumerate(names) if i not in ends)
+
+
+def test_a_file_is_made_smaller_in_place_without_another_answer(
+    signatures: dict[Path, Signature], feeds: Feeds, tmp_path: Path
+) -> None:
+    from ai_edge_quantizer import quantizer, recipe
+
+    plain, _ = signatures
+    worker = quantizer.Quantizer(str(plain))
+    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    copy = tmp_path / "model.tflite"
+    worker.quantize().export_model(str(copy))
+    before, size = answers(copy, feeds), copy.stat().st_size
+    slim(copy)
+    assert copy.stat().st_size < size
+    np.testing.assert_array_equal(answers(copy, feeds), before)
+    assert list(tmp_path.iterdir()) == [copy]
+    # Once more changes nothing.
+    content = copy.read_bytes()
+    slim(copy)
+    assert copy.read_bytes() == content
 
 
 def test_what_cannot_be_read_is_named(signatures: dict[Path, Signature], tmp_path: Path) -> None:

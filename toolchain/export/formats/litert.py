@@ -3,7 +3,8 @@
 Graphs are static in shape, so one file holds a signature per length, all over the same weights;
 who runs it picks the shortest that holds a row and pads. int8 is ai-edge-quantizer's
 `dynamic_wi8_afp32`: weights per channel, activations as they come, one scale per row, no texts
-needed. Batches are one row.
+needed; only the two rows of token types stay fp32, for rows of int8 are looked up number by number.
+Batches are one row.
 
 Shape letters: N tokens.
 """
@@ -16,6 +17,7 @@ from toolchain.errors import StepError, UsageError
 from toolchain.export.answers import answer_of
 from toolchain.export.exporter import Exporter, Signature, Source
 from toolchain.export.quiet import quiet
+from toolchain.export.tflite_file import slim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +49,7 @@ def _write(source: Source, out: Path, precision: str) -> Signature:
             quantise(plain, out)
     else:
         names = convert(model, lengths, out)
+    slim(out)
     return Signature(
         inputs=names,
         outputs=outputs,
@@ -100,10 +103,15 @@ def convert(model: "PreTrainedModel", lengths: tuple[int, ...], out: Path) -> tu
 def quantise(plain: Path, out: Path) -> None:
     """Write the fp32 file `plain` to `out` with int8 weights."""
     with quiet():
-        from ai_edge_quantizer import quantizer, recipe
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
         worker = quantizer.Quantizer(str(plain))
         worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        worker.update_quantization_recipe(
+            ".*token_type_embeddings.*",
+            qtyping.TFLOperationName.EMBEDDING_LOOKUP,
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
         aside = out.with_name(f".{out.stem}.aside.tflite")
         aside.unlink(missing_ok=True)
         worker.quantize().export_model(str(aside))
