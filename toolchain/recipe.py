@@ -74,17 +74,19 @@ class Augment(Config):
 
 
 class Data(Config):
-    """Where the task's rows lie, and raw text for a general stage.
+    """Where the task's rows lie, further ones without labels, and raw text for a general stage.
 
     `task` says what the rows are for where their columns leave it open. With `pack`, raw text is
     cut into full blocks of `max_tokens` instead of one row per line; by default the text of a
-    language-model task is, that of a general stage (`raw`) is not. `pooling` says how the states of
+    language-model task is, that of a general stage (`raw`) is not. `unlabelled` are texts of the
+    task's kind that the teacher labels for the student. `pooling` says how the states of
     a text become its embedding, where the teacher's folder does not.
     """
 
     path: str
     task: Literal["auto", DataTask] = "auto"
     raw: str | None = None
+    unlabelled: str | None = None
     pack: bool | None = None
     pooling: Literal["auto", "cls", "max", "mean"] = "auto"
     columns: Columns = Columns()

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolchain.artifact import MANIFEST, Artifact, Draft, drafting
 from toolchain.data.sources import TaskData
+from toolchain.data.unlabelled import Unlabelled
 from toolchain.distill.operators import TeacherGenerate
 from toolchain.layermap import LayerMap
 from toolchain.models.family import Family
@@ -27,6 +28,7 @@ from toolchain.steps.aware import rounding_of
 from toolchain.steps.cache import Filled, fill_caches
 from toolchain.steps.design import design
 from toolchain.steps.generate import generate, with_generated
+from toolchain.steps.label import label, with_labelled
 from toolchain.steps.pool import pool
 from toolchain.steps.together import finetune_together, member
 from toolchain.steps.training import TeacherSource, TrainingSetup, train_stages
@@ -83,7 +85,7 @@ class Teaching:
             for c, spec, cache in zip(plan.checkpoints, plan.teacher_specs, caches, strict=True)
         ]
         self.assistants: list[Lying] = []
-        self._copies: tuple[TaskData, dict[str, Any]] | None = None
+        self._extended: tuple[TaskData, dict[str, Any]] | None = None
         self.start, self.start_digest = plan.teacher.root, ""
         if plan.start:
             self.start, self.start_digest = plan.start.root, plan.start.digest
@@ -208,6 +210,9 @@ class Teaching:
             inputs |= {"data": plan.task.digest, "raw": plan.raw_digest}
             config["vocab"] = str(spec.vocab)
             texts = (*plan.task.train.texts, *(plan.task.train.texts_b or ()), *plan.raw)
+            if plan.unlabelled:
+                inputs["unlabelled"] = plan.unlabelled.digest
+                texts += (*plan.unlabelled.texts, *(plan.unlabelled.texts_b or ()))
         return self.log.step(
             name,
             inputs,
@@ -254,13 +259,13 @@ class Teaching:
         self._training("distilled", self.start, inputs, plan.stages, plan.student)
 
     def _material(self, stages: Sequence[StagePlan], work: Path) -> TaskData:
-        """Return what stages train on: the data, its copies, or a teacher's answers to its prompts.
+        """Return what stages train on: the data, further rows too, or answers to its prompts.
 
-        Copies and answers lie in the working folder of the step, and are written once.
+        What is made for it lies in the working folder of the step, and is written once.
         """
         plan = self.plan
-        if plan.augment and any(stage.augmented for stage in stages):
-            return self._with_copies(plan.augment, work)
+        if any(stage.extended for stage in stages):
+            return self._with_further(work)
         operators = (operator for stage in stages for operator in stage.parts.operators)
         writing = next((op for op in operators if isinstance(op, TeacherGenerate)), None)
         if writing is None:
@@ -288,17 +293,25 @@ class Teaching:
                 progress=self.log.progress,
             )
 
-    def _with_copies(self, augmenting: AugmentPlan, work: Path) -> TaskData:
+    def _with_further(self, work: Path) -> TaskData:
         """Return the task with further rows, the same for every model that learns from them."""
         plan = self.plan
-        if self._copies is None:
-            folder = work / "copies"
+        if self._extended is None:
+            copies, labelled = work / "copies", work / "labelled"
             with launch.main_first():
-                if not (folder / MANIFEST).is_file():
-                    self._copy(folder, augmenting, work)
-            written = Artifact.open(folder)
-            self._copies = with_augmented(plan.task, written), dict(written.facts)
-        return self._copies[0]
+                if plan.augment and not (copies / MANIFEST).is_file():
+                    self._copy(copies, plan.augment, work)
+                if plan.unlabelled and not (labelled / MANIFEST).is_file():
+                    self._label(labelled, plan.unlabelled, work)
+            task, facts = plan.task, {}
+            if plan.augment:
+                written = Artifact.open(copies)
+                task, facts["augmented"] = with_augmented(task, written), dict(written.facts)
+            if plan.unlabelled:
+                written = Artifact.open(labelled)
+                task, facts["unlabelled"] = with_labelled(task, written), dict(written.facts)
+            self._extended = task, facts
+        return self._extended[0]
 
     def _copy(self, folder: Path, augmenting: AugmentPlan, work: Path) -> None:
         plan = self.plan
@@ -312,6 +325,21 @@ class Teaching:
                 threads=plan.train_threads,
                 seed=plan.recipe.seed,
                 work=work / "copy-shards",
+                progress=self.log.progress,
+            )
+
+    def _label(self, folder: Path, texts: Unlabelled, work: Path) -> None:
+        plan, teacher = self.plan, self.teacher
+        with drafting(folder, {}) as draft:
+            label(
+                draft,
+                teacher=teacher.folder,
+                texts=texts,
+                task=plan.task,
+                max_tokens=plan.limit(teacher.spec.tokenizer),
+                batch_size=plan.stages[0].batch_size,
+                threads=plan.train_threads,
+                work=work / "label-shards",
                 progress=self.log.progress,
             )
 
@@ -390,6 +418,7 @@ class Teaching:
         data = {"data": plan.task.digest}
         if any(stage.raw for stage in stages):
             data["raw"] = plan.raw_digest
+        extended = any(stage.extended for stage in stages)
         teachers = {
             stage.name: tuple(guide.source(plan, raw=stage.raw) for guide in self._guides())
             for stage in stages
@@ -410,10 +439,14 @@ class Teaching:
                 work=work,
                 progress=self.log.progress,
             )
-            if self._copies and any(stage.augmented for stage in stages):
-                draft.facts["augmented"] = self._copies[1]
+            if self._extended and extended:
+                draft.facts.update(self._extended[1])
 
         config = self._config(stages, spec, labels)
-        if plan.augment and any(stage.augmented for stage in stages):
+        if plan.augment and extended:
             config["augment"] = plan.augment.as_json()
+        if plan.unlabelled and extended:
+            # An assistant's digest would not say who labelled.
+            by = {"texts": plan.unlabelled.digest, "teacher": self.teacher.digest}
+            config["unlabelled"] = by
         return self.log.step(name, {**inputs, **data}, config, write, together=True)

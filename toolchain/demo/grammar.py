@@ -2,7 +2,8 @@
 
 Dev and test are phrased with templates and words that train never shows, and a part of the
 commands names a second action that is not wanted ("do not open the blinds, light up the office").
-The same seed gives the same texts everywhere.
+Beside them lie logs: what people said, phrased as dev and test are, and nobody labelled. The same
+seed gives the same texts everywhere.
 """
 
 import re
@@ -39,11 +40,12 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The three splits; no text occurs twice."""
+    """The three splits, and logs without labels; no text occurs twice."""
 
     train: tuple[Utterance, ...]
     dev: tuple[Utterance, ...]
     test: tuple[Utterance, ...]
+    logs: tuple[str, ...]
 
 
 def labels() -> tuple[str, ...]:
@@ -51,7 +53,9 @@ def labels() -> tuple[str, ...]:
     return tuple(load().intents)
 
 
-def generate(*, seed: int = 0, train: int = 6000, dev: int = 1000, test: int = 1000) -> Corpus:
+def generate(
+    *, seed: int = 0, train: int = 6000, dev: int = 1000, test: int = 1000, logs: int = 6000
+) -> Corpus:
     """Return a corpus with that many utterances per split, the intents in equal parts.
 
     Raises UsageError for more utterances than the grammar can tell apart.
@@ -59,21 +63,29 @@ def generate(*, seed: int = 0, train: int = 6000, dev: int = 1000, test: int = 1
     taken: set[str] = set()
     splits = {
         name: _split(Random(f"{seed}/{name}"), count, name != "train", taken)
-        for name, count in (("train", train), ("dev", dev), ("test", test))
+        for name, count in (("train", train), ("dev", dev), ("test", test), ("logs", logs))
     }
-    return Corpus(train=splits["train"], dev=splits["dev"], test=splits["test"])
+    said = tuple(row.text for row in splits.pop("logs"))
+    return Corpus(**splits, logs=said)
 
 
 def write(
-    folder: Path, *, seed: int = 0, train: int = 6000, dev: int = 1000, test: int = 1000
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = 6000,
+    dev: int = 1000,
+    test: int = 1000,
+    logs: int = 6000,
 ) -> None:
-    """Write train.tsv, dev.tsv, test.tsv (text, label) and labels.txt into `folder`."""
-    corpus = generate(seed=seed, train=train, dev=dev, test=test)
+    """Write train.tsv, dev.tsv, test.tsv (text, label), labels.txt and logs.txt into `folder`."""
+    corpus = generate(seed=seed, train=train, dev=dev, test=test, logs=logs)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", corpus.train), ("dev", corpus.dev), ("test", corpus.test)):
         lines = ["text\tlabel", *(f"{row.text}\t{row.intent}" for row in rows)]
         write_atomic(folder / f"{name}.tsv", "\n".join(lines) + "\n")
     write_atomic(folder / "labels.txt", "\n".join(labels()) + "\n")
+    write_atomic(folder / "logs.txt", "\n".join(corpus.logs) + "\n")
 
 
 def _split(random: Random, count: int, held: bool, taken: set[str]) -> tuple[Utterance, ...]:

@@ -71,7 +71,7 @@ def aware_stage(plan: Plan, rounding: FakeInt8) -> StagePlan:
         terms=_kept(last),
         steps=plan.aware.steps,
         lr=plan.aware.lr,
-        augmented=False,
+        extended=False,
         parts=replace(last.parts, surgery=rounding),
     )
 

@@ -34,6 +34,7 @@ class Chain:
     task: TaskData
     raw: tuple[str, ...]
     lm_heads: bool
+    unlabelled: int = 0
 
     def guides(self, assistants: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
         """Return who teaches the model after these assistants."""
@@ -150,6 +151,7 @@ def _assistant(
         # What is said of stages is said once, of the student's.
         [],
         lm_heads=chain.lm_heads and not before,
+        unlabelled=chain.unlabelled,
     )
     return AssistantPlan(
         spec=spec,

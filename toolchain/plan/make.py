@@ -43,6 +43,7 @@ from toolchain.plan.teachers import check_alike, further_teachers, trained_toget
 from toolchain.plan.tokenizers import check_inside, one_text_per_row, with_tokenizers
 from toolchain.plan.training import baseline_run, precision, stage_plans
 from toolchain.plan.types import Plan
+from toolchain.plan.unlabelled import check_answerable, unlabelled_rows
 from toolchain.recipe import Recipe
 from toolchain.target import Target, load_target
 
@@ -85,6 +86,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     recipe = embedding.prepared(recipe, task, teachers, reasons)
     teacher_spec = specs[0]
     augmenting = augment_plan(recipe, teacher, task, reasons)
+    unlabelled = unlabelled_rows(recipe, task, reasons)
     raw, raw_digest = load_raw(recipe.data.raw) if recipe.data.raw else ((), "")
     if recipe.student.vocab is not None:
         check_shareable(teacher.root)
@@ -104,6 +106,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         task=task,
         raw=raw,
         lm_heads=all(t.lm_head for t in teachers),
+        unlabelled=len(unlabelled) if unlabelled else 0,
     )
     assistants = assistants_of(chain, student, reasons)
     before = tuple(assistant.spec for assistant in assistants)
@@ -121,6 +124,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         raw,
         reasons,
         lm_heads=chain.lm_heads and (composition.all_guides or not before),
+        unlabelled=chain.unlabelled,
     )
     finetune, others = further_teachers(recipe, teachers, task, reasons)
     bf16 = precision(recipe, reasons)
@@ -153,6 +157,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         all_guides=composition.all_guides,
         source=source,
         augment=augmenting,
+        unlabelled=unlabelled,
         reasons=tuple(reasons),
     )
     own = [stage for assistant in assistants for stage in assistant.stages]
@@ -162,6 +167,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     plan = streaming(replace(plan, budget=budget, estimate=estimated(plan, budget)))
     # Once more for what was chosen.
     check_sharding(plan.placement, (*own, *stages))
+    check_answerable(plan)
     plan = with_aware(plan)
     check_resources(plan, output)
     return plan

@@ -234,7 +234,10 @@ def resolved(recipe: Recipe, student: ModelSpec, init: Init) -> Recipe:
 
 def _with_absolute_paths(recipe: Recipe, shape: StudentShape) -> Recipe:
     raw = _absolute(recipe.data.raw) if recipe.data.raw else None
-    data = recipe.data.model_copy(update={"path": _absolute(recipe.data.path), "raw": raw})
+    further = _absolute(recipe.data.unlabelled) if recipe.data.unlabelled else None
+    data = recipe.data.model_copy(
+        update={"path": _absolute(recipe.data.path), "raw": raw, "unlabelled": further}
+    )
     teachers = [_absolute(teacher) for teacher in recipe.teachers]
     paths = {"teacher": _absolute(recipe.teacher), "teachers": teachers, "data": data}
     return recipe.model_copy(update={"student": shape, **paths})

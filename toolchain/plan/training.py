@@ -38,10 +38,12 @@ def stage_plans(
     reasons: list[str],
     *,
     lm_heads: bool,
+    unlabelled: int = 0,
 ) -> tuple[StagePlan, ...]:
     """Return the stages in order, each term bound to the student and every teacher.
 
-    `lm_heads` says whether every teacher has the language head a general stage may read.
+    `lm_heads` says whether every teacher has the language head a general stage may read,
+    `unlabelled` how many texts join the task's rows.
 
     Raises UsageError for what the models, the data or the number of teachers do not allow.
     """
@@ -84,7 +86,8 @@ def stage_plans(
     plans = []
     for name, terms in wanted.items():
         own_student, own_teachers = student, tuple(teachers)
-        if name == "general" and any(t.extract.kind in ("logits", "labels") for t in terms):
+        general = name == "general"
+        if general and any(t.extract.kind in ("logits", "labels") for t in terms):
             _check_lm_heads(composition, terms, lm_heads)
             language = language_task(student)
             own_student = replace(student, task=language, num_labels=0)
@@ -94,16 +97,16 @@ def stage_plans(
             name,
             bound_to_all(terms, own_student, own_teachers),
             recipe.stages.get(name, StageTraining()),
-            rows=len(raw) if name == "general" else _rows(recipe, task, student),
-            raw=name == "general",
+            rows=len(raw) if general else _rows(recipe, task, student) + unlabelled,
+            raw=general,
             # Stages that train predictions are judged on dev; the others end where they end.
-            keep_best=(name != "general" and any(t.extract.kind == "logits" for t in terms))
+            keep_best=(not general and any(t.extract.kind == "logits" for t in terms))
             or name == "pred",
             parts=_parts(recipe, composition, name, terms, own_student, own_teachers),
         )
         reasons += dict.fromkeys(note for bound in stage.terms for note in bound.notes)
-        augmented = recipe.data.augment is not None and name != "general"
-        plans.append(replace(stage, task=own_student.task, augmented=augmented))
+        extended = not general and (recipe.data.augment is not None or unlabelled > 0)
+        plans.append(replace(stage, task=own_student.task, extended=extended))
     return tuple(plans)
 
 
@@ -278,8 +281,8 @@ def baseline_run(
     return replace(
         last,
         name="baseline",
-        # Labels of rows with other words are a guess, which nothing but labels could correct.
-        augmented=False,
+        # Labels of further rows are a guess, which nothing but labels could correct.
+        extended=False,
         terms=_label_terms(student, teacher),
         # Where surgery decides the shape, the baseline must end as small as the student.
         parts=Parts(surgery=surgery) if surgery and surgery.reshapes else PLAIN,

@@ -6,6 +6,7 @@ from typing import Any
 
 from toolchain.artifact import digest_of
 from toolchain.data.sources import TaskData
+from toolchain.data.unlabelled import Unlabelled
 from toolchain.distill.records import PLAIN, Parts
 from toolchain.distill.term import BoundTerm
 from toolchain.estimate import Estimate
@@ -32,7 +33,7 @@ __all__ = [
 class StagePlan:
     """One stage of training with everything fixed; `raw` stages read unlabelled text.
 
-    `augmented` ones read the task's rows and their copies.
+    `extended` ones read the task's rows and further ones: copies, texts that the teacher labels.
 
     `task` is what the models' heads are for in this stage.
     """
@@ -45,7 +46,7 @@ class StagePlan:
     warmup: float
     raw: bool = False
     keep_best: bool = True
-    augmented: bool = False
+    extended: bool = False
     parts: Parts = PLAIN
     task: Task = "classify"
 
@@ -67,7 +68,7 @@ class StagePlan:
             "warmup": self.warmup,
             "raw": self.raw,
             "task": self.task,
-            **({"augmented": True} if self.augmented else {}),
+            **({"extended": True} if self.extended else {}),
             **self.parts.as_json(),
         }
 
@@ -200,6 +201,7 @@ class Plan:
     all_guides: bool = False
     source: int = 0
     augment: AugmentPlan | None = None
+    unlabelled: Unlabelled | None = None
     caches: tuple[CachePlan, ...] = ()
     streams: bool = False
     budget: Budget | None = None
@@ -254,6 +256,7 @@ class Plan:
             "assistants": [assistant.as_json() for assistant in self.assistants],
             "student": {"shape": str(self.student), "parameters": self.student.params()},
             "augment": self.augment.as_json() if self.augment else None,
+            "unlabelled": len(self.unlabelled) if self.unlabelled else 0,
             "caches": [str(cache.folder) for cache in self.caches],
             "init": self.init,
             "layer_map": str(self.copied),

@@ -29,7 +29,8 @@ def test_the_same_seed_gives_the_same_files_in_every_process(tmp_path: Path) -> 
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", script, str(out)], env=environment, check=True)
         files = sorted(out.iterdir())
-        assert [file.name for file in files] == ["dev.tsv", "labels.txt", "test.tsv", "train.tsv"]
+        splits = ["dev.tsv", "labels.txt", "logs.txt", "test.tsv", "train.tsv"]
+        assert [file.name for file in files] == splits
         digests.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
     assert digests[0] == digests[1]
 
@@ -41,7 +42,14 @@ def test_another_seed_gives_other_texts() -> None:
 
 def test_no_text_occurs_twice(corpus: Corpus) -> None:
     texts = [row.text for row in (*corpus.train, *corpus.dev, *corpus.test)]
-    assert len(set(texts)) == len(texts) == 8000
+    texts += corpus.logs
+    assert len(set(texts)) == len(texts) == 14000
+
+
+def test_logs_leave_the_splits_as_they_are(corpus: Corpus) -> None:
+    without = generate(logs=0)
+    assert (without.train, without.dev, without.test) == (corpus.train, corpus.dev, corpus.test)
+    assert without.logs == ()
 
 
 def test_the_intents_have_equal_parts(corpus: Corpus) -> None:
@@ -117,7 +125,7 @@ def test_knowing_words_is_clearly_not_enough(seed: int) -> None:
 
 
 def test_the_files_load_as_a_task_with_the_intents_in_order(tmp_path: Path) -> None:
-    write(tmp_path / "data", train=160, dev=32, test=32)
+    write(tmp_path / "data", train=160, dev=32, test=32, logs=32)
     task = load_task(str(tmp_path / "data"), columns=Columns(), teacher_labels=None)
     assert (len(task.train), len(task.dev), len(task.test or ())) == (160, 32, 32)
     assert task.labels == labels()

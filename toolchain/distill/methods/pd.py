@@ -14,7 +14,8 @@ class PD(Method):
     """The student's own language model first, then CE(p_T, p_S) at tau = 1; arXiv 1908.08962, 2.
 
     The stage "general" pre-trains the student on raw text (data.raw) without any teacher; the stage
-    "pred" has soft labels alone. Without raw text it presupposes a student pre-trained elsewhere
+    "pred" has soft labels alone, of the task's rows and, as in the paper, of texts without labels
+    (data.unlabelled). Without raw text it presupposes a student pre-trained elsewhere
     (`student.path`): from a random start it is then nothing but KD without labels. Soft
     cross-entropy is the KL plus the teacher's entropy. The paper's optional last step is a run of
     finetune from the result.
