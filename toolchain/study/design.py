@@ -364,6 +364,7 @@ def _check(recipe: Recipe) -> None:
         "stages": bool(recipe.stages),
         "data.raw": recipe.data.raw is not None,
         "data.augment": recipe.data.augment is not None,
+        "data.unlabelled": recipe.data.unlabelled is not None,
     }
     for name, given in chosen.items():
         if given:
