@@ -475,6 +475,15 @@ def _notes(results: Sequence[Result]) -> list[str]:
                 f"No nearer to the teacher by {name} than at the start on {task}: {names}.",
                 "",
             ]
+        others = next((r for r in ran if r.method == BASELINE), None)
+        for r in ran:
+            if r.init == "teacher_copy" and others:
+                lines += [
+                    f"`{r.method}` starts as the teacher itself. By JS it ends at "
+                    f"{_mean(r, 'js'):.3f} on {task}, where the others start at "
+                    f"{_mean(others, 'js_before'):.3f}.",
+                    "",
+                ]
     lines += ["Below labels alone on a task, where the reason is known:", ""]
     lines += [f"- `{name}`: {NOTES[name]}." for name in sorted(below & NOTES.keys())]
     rest = ", ".join(f"`{name}`" for name in sorted(below - NOTES.keys()))
