@@ -48,8 +48,8 @@ from toolchain.teaching import Teaching
 LAYERS, BATCH, RATE = 3, 32, 2e-4
 # The same for every method, so that what differs is the method.
 START = "teacher_uniform"
-TASKS = ("sst2", "trec6")
-STEPS = (160, 80)
+STEPS: Mapping[str, int] = {"sst2": 160, "trec6": 80}
+TASKS = tuple(STEPS)
 SLICE = 6000
 BASELINE = "finetune"
 # Why some stay below the baseline, where that is known.
@@ -127,9 +127,10 @@ def main() -> None:
         return
     names = options.methods or [n for n in methods.names() if n != BASELINE]
     seeds, tasks = options.seeds, tuple(options.tasks)
-    if len(options.steps) not in (1, len(tasks)):
+    given = options.steps or [STEPS[task] for task in tasks]
+    if len(given) not in (1, len(tasks)):
         sys.exit(f"--steps: one number, or one for each of {', '.join(tasks)}")
-    steps = dict(zip(tasks, options.steps * len(tasks), strict=False))
+    steps = dict(zip(tasks, given * len(tasks), strict=False))
     if options.quick:
         seeds, tasks, steps = 1, ("trec6",), {"trec6": 16}
         # Its teachers are of few steps too, and must not be taken for the others.
@@ -152,7 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and models/")
     parser.add_argument("--work", type=Path, default=Path("methods-work"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/methods"))
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="one per task")
+    parser.add_argument("--steps", type=int, nargs="+", help="one number, or one per task")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
