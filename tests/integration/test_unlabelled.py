@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import sentences
+from tests.integration.test_augment import manifest, words
 from toolchain.__main__ import main
-
-QUICK = ["threads=1", "--json", "benchmark.min_runs=20", "benchmark.rounds=2",
-         "benchmark.min_seconds=0.02", "benchmark.tokens=[]",
-         "gates.agreement=0", "gates.cosine=0", "gates.max_drop=1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +25,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def further(small: Path) -> str:
     return f"data.unlabelled={small.with_name('further.txt')}"
-
-
-def words(teacher: Path, data: Path, out: Path, *more: str) -> list[str]:
-    return ["compress", "--teacher", str(teacher), "--data", str(data), "-o", str(out),
-            "--layers", "2", "train.epochs=1", "train.batch_size=16", *QUICK, *more]  # fmt: skip
-
-
-def manifest(out: Path, step: str) -> dict:
-    return json.loads((out / ".run" / step / "manifest.json").read_text())["facts"]
 
 
 def test_students_learn_from_them_and_the_baseline_from_labels_alone(
