@@ -1,6 +1,6 @@
 """What texts without labels bring: a student of few labels, with and without its teacher's answers.
 
-    python benchmarks/unlabelled.py --shared ../shared [--labelled 600] [--texts 5400 20000]
+    python benchmarks/unlabelled.py --shared ../shared [--labelled 600] [--texts 5400]
 
 The teacher is that of sst2 in `--shared`. Of sst2's training rows some keep their labels, others
 lose them (`data.unlabelled`). Every student has the same shape, start and number of steps; the
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and models/")
     parser.add_argument("--labelled", type=int, default=600)
-    parser.add_argument("--texts", type=int, nargs="+", default=[5400, 20000])
+    parser.add_argument("--texts", type=int, nargs="+", default=[5400])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("unlabelled-work"))
