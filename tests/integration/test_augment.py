@@ -26,11 +26,17 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
+    write_task(folder)
+    return folder
+
+
+def write_task(folder: Path) -> list[tuple[str, str]]:
+    """Write 80 rows of train and 40 of dev; returns all of them."""
     rows = sentences(120, seed=2)
     for name, part in (("train", rows[:80]), ("dev", rows[80:])):
         lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in part)]
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    return folder
+    return rows
 
 
 def words(teacher: Path, data: Path, out: Path, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import sentences
-from tests.integration.test_augment import manifest, words
+from tests.integration.test_augment import manifest, words, write_task
 from toolchain.__main__ import main
 
 
@@ -14,10 +14,7 @@ from toolchain.__main__ import main
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task, and beside it texts, of which ten are those of its dev split."""
     folder = tmp_path_factory.mktemp("small")
-    rows = sentences(120, seed=2)
-    for name, part in (("train", rows[:80]), ("dev", rows[80:])):
-        lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in part)]
-        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    rows = write_task(folder)
     further = [*(text for text, _ in sentences(400, seed=7)), *(text for text, _ in rows[80:90])]
     folder.with_name("further.txt").write_text("\n".join(further) + "\n")
     return folder

@@ -17,7 +17,7 @@ from toolchain.errors import UsageError
 from toolchain.recipe import Columns, DataTask
 from toolchain.spec import LANGUAGE, TOKENS
 
-__all__ = ["Label", "Split", "TaskData", "load_raw", "load_task"]
+__all__ = ["Label", "Split", "TaskData", "load_raw", "load_task", "texts_in"]
 
 # One row in ten is held out, one in a hundred of raw text from this many lines on.
 _HELD_OUT = 10
@@ -146,9 +146,7 @@ def load_raw(path: str) -> tuple[tuple[str, ...], str]:
     """
     root = Path(path)
     if root.is_dir():
-        files = sorted(file for file in root.iterdir() if file.is_file() and is_text(file))
-        if not files:
-            raise UsageError(f"{root}: no .txt or .txt.gz file, found: {names_in(root)}")
+        files = texts_in(root)
     elif not root.exists():
         raise UsageError(f"{root}: no such file or folder")
     elif not is_text(root):
@@ -157,6 +155,14 @@ def load_raw(path: str) -> tuple[tuple[str, ...], str]:
         files = [root]
     table = read_texts(str(root), files)
     return tuple(map(str, table.values("text"))), str(table.digest)
+
+
+def texts_in(folder: Path) -> list[Path]:
+    """Return the files of raw text in a folder, by name. Raises UsageError where there are none."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and is_text(file))
+    if not files:
+        raise UsageError(f"{folder}: no .txt or .txt.gz file, found: {names_in(folder)}")
+    return files
 
 
 def _unlabelled(table: Table, chosen: Chosen, notes: list[str]) -> bool:

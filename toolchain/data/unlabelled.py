@@ -5,10 +5,9 @@ from pathlib import Path
 
 from toolchain.artifact import digest_of
 from toolchain.data.columns import Chosen, choose
-from toolchain.data.finding import names_in
 from toolchain.data.readers import FORMATS, TEXT_COLUMN, Table, is_text, read_table, read_texts
 from toolchain.data.rows import read_rows
-from toolchain.data.sources import TaskData
+from toolchain.data.sources import TaskData, texts_in
 from toolchain.errors import UsageError
 from toolchain.recipe import Columns
 
@@ -70,9 +69,7 @@ def _opened(source: str, task: TaskData, columns: Columns) -> tuple[Table, Chose
     path = Path(source)
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and is_text(file))
-        if not files:
-            raise UsageError(f"{path}: no .txt or .txt.gz file, found: {names_in(path)}")
+        files = texts_in(path)
     elif not path.is_file():
         raise UsageError(
             f"{path}: no such file or folder", f"give .txt, or one of {', '.join(FORMATS)}"
